@@ -5,7 +5,6 @@ a policy that uses one is refused, and evidence that carries one is a mistake of
 """
 
 import difflib
-import math
 import re
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -25,9 +24,6 @@ SCENARIO_TITLES = {
     "lazy_informed": "Lazy-informed attacker",
     "semi_informed": "Semi-informed attacker",
 }
-# A predicate that fires at random on one of N recordings on average isolates exactly one with this probability
-# (Cohen and Nissim's predicate singling out, as used by Vauquier et al., Interspeech 2025).
-SINGLING_OUT_CHANCE = math.exp(-1)
 
 
 class _Family(NamedTuple):
@@ -78,7 +74,8 @@ _FAMILIES = (
         "privacy.lazy_informed.linkability.20",
         "{scenario_title}: linkability among {population} speakers",
         "{who} picks the right one of {population} speakers in {value} of attempts",
-        "How often the attacker finds the person to whom a recording belongs in a list of {population}."
+        "How often the attacker finds the person to whom a recording belongs in a list of {population}. Blind guessing"
+        " manages {chance}."
         " This is the criterion of linkability of the European data-protection authorities (opinion 05/2014).",
         "share",
         "lower",
@@ -88,7 +85,7 @@ _FAMILIES = (
         "privacy.lazy_informed.singling_out.20",
         "{scenario_title}: singling out among {population} speakers",
         "{who} isolates exactly one of {population} speakers in {value} of attempts",
-        "How often the attacker can point at exactly one of {population} people. Blind guessing already manages 36.8 %."
+        "How often the attacker can point at exactly one of {population} people. Blind guessing manages {chance}."
         " This is the criterion of singling out of the European data-protection authorities (opinion 05/2014).",
         "share",
         "lower",
@@ -214,6 +211,16 @@ class Meaning:
     words: dict[str, str] = field(repr=False)
     subgroup: tuple[str, str] | None = None
 
+    @property
+    def full_title(self) -> str:
+        """The title with the subgroup that the figure was measured in."""
+        return f"{self.title} ({self.subgroup[0]}: {self.subgroup[1]})" if self.subgroup else self.title
+
+    @property
+    def for_everyone(self) -> str:
+        """The name that a subgroup's figure has for everyone."""
+        return self.name.removeprefix("subgroup." + ".".join(self.subgroup) + ".") if self.subgroup else self.name
+
     def claim(self, value: str) -> str:
         """Return the sentence, without its full stop, that states `value` (already formatted)."""
         sentence = self.template.format(value=value, **self.words)
@@ -236,6 +243,8 @@ def describe(name: str) -> Meaning:
         if "rate" in words:
             words["rate_title"] = {"wer": "Word error rate", "cer": "Character error rate"}[words["rate"]]
             words["rate_of"] = {"wer": "words", "cer": "characters"}[words["rate"]]
+        chance = _chance(family, words)
+        words["chance"] = "" if chance is None else written(chance, "share")
         better = family.better
         if words.get("scenario") == "unprotected":  # there, the attacker is on trial and not the protection
             better = "lower" if better == "higher" else "higher"
@@ -245,7 +254,7 @@ def describe(name: str) -> Meaning:
             explanation=family.explanation.format(**words),
             unit=family.unit,
             better=better,
-            chance=_chance(name, words),
+            chance=chance,
             template=family.claim,
             words=words,
             subgroup=(inner["column"], inner["value"]) if inner else None,
@@ -253,10 +262,23 @@ def describe(name: str) -> Meaning:
     raise KeyError(f"no metric is called “{name}”; the nearest name is “{nearest(name)}”")
 
 
-def _chance(name: str, words: dict[str, str]) -> float | None:
-    if "population" in words:
-        return SINGLING_OUT_CHANCE if ".singling_out." in name else 1.0 / int(words["population"])
-    return 0.5 if "scenario" in words and name.endswith(".eer") else None
+def singling_out_chance(population: int) -> float:
+    """Return how often a rule that fits each of N people with probability 1/N fits exactly one: (1 - 1/N)^(N - 1).
+
+    50 % for two people, falling to exp(-1) = 36.8 % for many (Cohen and Nissim; Vauquier et al., Interspeech 2025).
+    """
+    return (1.0 - 1.0 / population) ** (population - 1)
+
+
+def _chance(family: _Family, words: dict[str, str]) -> float | None:
+    match family.example.split(".")[2:]:
+        case ["singling_out", _]:
+            return singling_out_chance(int(words["population"]))
+        case ["linkability", _]:
+            return 1.0 / int(words["population"])
+        case ["eer"]:
+            return 0.5
+    return None
 
 
 def nearest(name: str) -> str:

@@ -4,7 +4,7 @@ The default is no: a figure that is missing, not finite or not trustworthy fails
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,7 +45,7 @@ class RuleResult:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of the data: `release`, `review` (a person signs off) or `withhold`, and why, in one sentence."""
+    """What becomes of the data: `release`, `review` (a person signs off) or `withhold`, and why, in plain words."""
 
     outcome: Outcome
     sentence: str
@@ -58,15 +58,14 @@ def decide(policy: Policy, metrics: Mapping[str, Estimate], chance: Mapping[str,
     failed = [result for result in results if not result.passed]
     if not failed:
         return Decision("release", f"All {len(results)} rules of the policy “{policy.name}” are met.", results)
-    count = f"{len(failed)} of the {len(results)} rules of the policy “{policy.name}”"
-    verb = "is" if len(failed) == 1 else "are"
-    if any(result.rule.on_fail == "withhold" for result in failed):
-        return Decision("withhold", f"{count} {verb} not met, so the data must not be released.", results)
-    return Decision(
-        "review",
-        f"{count} {verb} not met, so a person has to look at it and sign before the data is released.",
-        results,
-    )
+    outcome: Outcome = "withhold" if any(result.rule.on_fail == "withhold" for result in failed) else "review"
+    missed = f"{len(failed)} of the {len(results)} rules of the policy “{policy.name}”"
+    follows = {
+        "withhold": "the data must not be released",
+        "review": "a person has to look at it and sign before the data is released",
+    }[outcome]
+    verb, lead = ("is", "") if len(failed) == 1 else ("are", "Above all: ")
+    return Decision(outcome, f"{missed} {verb} not met, so {follows}. {lead}{_gravest(failed).sentence}", results)
 
 
 def _judge(rule: Rule, metrics: Mapping[str, Estimate], chance: Mapping[str, float]) -> RuleResult:
@@ -74,19 +73,13 @@ def _judge(rule: Rule, metrics: Mapping[str, Estimate], chance: Mapping[str, flo
     if "*" not in rule.metric:
         return _judge_one(rule, rule.metric, metrics.get(rule.metric), chance)
     before, after = rule.metric.split("*")
-    populations = sorted(
-        (
-            int(population)
-            for name in metrics
-            if name.startswith(before)
-            and name.endswith(after)
-            and (population := name[len(before) : len(name) - len(after)]).isdecimal()
-        ),
-    )
-    if not populations:
-        return _judge_one(rule, rule.metric, None, chance)
-    names = [f"{before}{population}{after}" for population in populations]
-    return min((_judge_one(rule, name, metrics[name], chance) for name in names), key=_margin)
+    names = [
+        name
+        for name in metrics
+        if name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)
+    ]
+    results = [_judge_one(rule, name, metrics[name], chance) for name in sorted(names)]
+    return min(results, key=_margin, default=_judge_one(rule, rule.metric, None, chance))
 
 
 def _margin(result: RuleResult) -> float:
@@ -94,6 +87,19 @@ def _margin(result: RuleResult) -> float:
     if result.judged is None or result.limit is None:
         return -math.inf
     return (result.judged - result.limit) * (1 if result.rule.bound.at_least is not None else -1)
+
+
+def _gravest(failed: Sequence[RuleResult]) -> RuleResult:
+    """Return the failure to tell first: one that withholds, and of those one whose value itself misses the bound."""
+
+    def order(result: RuleResult) -> tuple[bool, bool, bool]:
+        uncertain = False
+        if result.value is not None and result.limit is not None:
+            at_least = result.rule.bound.at_least is not None
+            uncertain = result.value >= result.limit if at_least else result.value <= result.limit
+        return result.rule.on_fail != "withhold", result.judged is None, uncertain
+
+    return min(failed, key=order)
 
 
 def _judge_one(rule: Rule, name: str, estimate: Estimate | None, chance: Mapping[str, float]) -> RuleResult:
@@ -112,8 +118,11 @@ def _judge_one(rule: Rule, name: str, estimate: Estimate | None, chance: Mapping
 
 
 def _title(meaning: Meaning, name: str) -> str:
-    title = meaning.title.replace("among 2 speakers", "in any group") if "*" in name else meaning.title
-    return f"{title} ({meaning.subgroup[0]}: {meaning.subgroup[1]})" if meaning.subgroup else title
+    if "*" not in name:
+        return meaning.full_title
+    if meaning.subgroup:
+        return f"{meaning.title} ({meaning.subgroup[0]}: any)"
+    return meaning.title.replace("among 2 speakers", "among any number of speakers")
 
 
 def _expectation(rule: Rule, meaning: Meaning, limit: float | None, name: str) -> str:

@@ -65,7 +65,7 @@ class Manifest(_Record):
 
 
 def build_manifest(folder: Path, report: Report, mlflow_run_id: str | None) -> Manifest:
-    """Describe every file under `folder`. Raises ManifestError for links and special files: nobody can vouch for them."""
+    """Describe every file under `folder`. Raises ManifestError for links and special files."""
     lineage = report.lineage
     return Manifest(
         job_id=lineage.job_id,

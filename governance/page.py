@@ -105,8 +105,6 @@ def _environment() -> "Environment":
     environment.filters["figure"] = lambda figure, unit: _value(figure, unit)
     environment.filters["interval"] = lambda figure, unit: _interval(figure, unit)
     environment.filters["gauge"] = gauge
-    environment.filters["full_title"] = full_title
-    environment.filters["inner_name"] = inner_name
     environment.filters["unit"] = lambda name: describe(name).unit
     # a drawing is made here, and matplotlib escapes the text in it
     environment.filters["drawing"] = lambda plot: Markup(plot.svg)
@@ -144,9 +142,14 @@ def gauge(rule: RuleVerdict) -> Gauge | None:
         allowed_from=place(rule.limit) if at_least else 0.0,
         allowed_to=100.0 if at_least else place(rule.limit),
         bound=place(rule.limit),
-        start=written(start, unit, 0 if unit != "score" else -1),
-        end=written(end, unit, 0 if unit != "score" else -1),
+        start=_tick(start, unit),
+        end=_tick(end, unit),
     )
+
+
+def _tick(number: float, unit: Unit) -> str:
+    """Return the end of a scale as short as it can be written."""
+    return f"{100 * number:g} points" if unit == "points" else written(number, unit, -1 if unit == "score" else 0)
 
 
 def _scale(unit: Unit, lowest: float, highest: float) -> tuple[float, float]:
@@ -218,7 +221,7 @@ def _utility(report: Report) -> list[Row]:
     recalled = {name.rsplit(".", 1)[0] for name in report.metrics if name.startswith("utility.recall.")}
     pairs += [(head, "") for head in sorted(recalled)]
     pairs += [("utility.dnsmos", "")]
-    rows = []
+    rows: list[Row] = []
     for head, compared in pairs:
         names = [f"{head}.original", f"{head}.anonymized"]
         if not any(name in report.metrics for name in (*names, f"{head}.{compared}")):
@@ -226,8 +229,13 @@ def _utility(report: Report) -> list[Row]:
         meaning = describe(names[0])
         cells = [_cell(report, name, meaning.unit) for name in names]
         change = f"{head}.{compared}"
-        cells.append(_cell(report, change, describe(change).unit) if change in report.metrics else ("", "", True))
-        rows.append(Row(meaning.title.replace(", original speech", ""), meaning.explanation, tuple(cells)))
+        value, interval, counts = ("", "", True)
+        if change in report.metrics:
+            value, interval, counts = _cell(report, change, describe(change).unit)
+            value = f"{value} {'more' if compared == 'increase' else compared}"
+        explained = any(row.explanation == meaning.explanation for row in rows)  # once is enough
+        title = meaning.title.replace(", original speech", "")
+        rows.append(Row(title, "" if explained else meaning.explanation, (*cells, (value, interval, counts))))
     for name in ("utility.emotion_agreement", "utility.pitch_correlation", "utility.duration_ratio"):
         if name in report.metrics:
             meaning = describe(name)
@@ -242,8 +250,7 @@ def _worst_subgroups(report: Report) -> list[tuple[Meaning, Figure, int]]:
     for name, figure in report.metrics.items():
         meaning = describe(name)
         if meaning.subgroup and figure.value is not None and meaning.better != "either":
-            inner = inner_name(meaning)
-            groups.setdefault((inner, meaning.subgroup[0]), []).append((meaning, figure))
+            groups.setdefault((meaning.for_everyone, meaning.subgroup[0]), []).append((meaning, figure))
     worst = []
     for members in groups.values():
         sign = 1 if members[0][0].better == "higher" else -1
@@ -259,16 +266,5 @@ def _untrusted(report: Report) -> dict[str, list[str]]:
     for name, figure in report.metrics.items():
         if not figure.trustworthy:
             for reason in figure.reasons or ("The audit gives no reason.",):
-                concerned.setdefault(reason, []).append(full_title(describe(name)))
+                concerned.setdefault(reason, []).append(describe(name).full_title)
     return concerned
-
-
-def inner_name(meaning: Meaning) -> str:
-    """Return the name that a subgroup's metric has for everyone."""
-    assert meaning.subgroup is not None
-    return meaning.name.removeprefix(f"subgroup.{meaning.subgroup[0]}.{meaning.subgroup[1]}.")
-
-
-def full_title(meaning: Meaning) -> str:
-    """Return the title of a metric, with the subgroup it was measured in."""
-    return f"{meaning.title} ({meaning.subgroup[0]}: {meaning.subgroup[1]})" if meaning.subgroup else meaning.title

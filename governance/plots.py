@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from governance.catalogue import SCENARIO_TITLES, SINGLING_OUT_CHANCE, describe, written
+from governance.catalogue import SCENARIO_TITLES, describe, singling_out_chance, written
 from governance.evidence import Evidence
 from metrics.estimate import Estimate
 
@@ -85,7 +85,8 @@ class Plot:
 
 def draw_all(evidence: Evidence) -> list[Plot]:
     """Draw everything that there is evidence for, in the order of the report."""
-    plots = [score_distribution(scenario, *evidence.scores[scenario]) for scenario in _present(evidence.scores)]
+    shared = _range(evidence.scores)
+    plots = [score_distribution(name, *evidence.scores[name], shared) for name in _present(evidence.scores)]
     if plots:
         plots.append(det_curve(evidence.scores))
     for kind in ("linkability", "singling_out"):
@@ -100,14 +101,18 @@ def draw_all(evidence: Evidence) -> list[Plot]:
     return plots
 
 
-def score_distribution(scenario: str, mated: npt.NDArray[np.floating], nonmated: npt.NDArray[np.floating]) -> Plot:
-    """Draw how the attacker scores pairs of one speaker and pairs of two: the more they overlap, the less it knows."""
+def score_distribution(
+    scenario: str,
+    mated: npt.NDArray[np.floating],
+    nonmated: npt.NDArray[np.floating],
+    extent: tuple[float, float],
+) -> Plot:
+    """Draw how the attacker scores pairs of one speaker and pairs of two: the more they overlap, the less it knows.
+
+    `extent` is the range of scores to draw, the same for all scenarios so that they can be compared.
+    """
     mated, nonmated = _finite(mated), _finite(nonmated)
-    both = np.concatenate([mated, nonmated])
-    low, high = (float(both.min()), float(both.max())) if both.size else (0.0, 1.0)
-    if high <= low:
-        low, high = low - 0.5, high + 0.5
-    bins = np.linspace(low, high, 33)
+    bins = np.linspace(*extent, 41)
 
     def draw(axes: "Axes") -> None:
         for values, colour, label, dashes in (
@@ -162,12 +167,12 @@ def det_curve(scores: Mapping[str, tuple[npt.NDArray[np.floating], npt.NDArray[n
         axes.set_yticks(norm.ppf(ticks), labels)
         axes.set(xlim=norm.ppf([lowest, highest]), ylim=norm.ppf([lowest, highest]), aspect="equal")
         axes.set(xlabel="two speakers taken for one", ylabel="one speaker taken for two")
-        axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, handlelength=2.2)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, handlelength=2.2)
 
-    svg = _svg(draw, height=2.9, name="det")
+    svg = _svg(draw, height=3.6, name="det")
     return Plot(
         "det",
-        "The attacker's two errors against each other (DET curve)",
+        "The attacker's two kinds of error (DET curve)",
         f"Detection error trade-off of the scenarios {', '.join(told)}. The nearer a curve lies to the dashed line of"
         " guessing, the less the attacker knows.",
         svg,
@@ -180,8 +185,8 @@ def against_population(kind: str, series: Mapping[str, Sequence[tuple[int, Estim
     populations = sorted({population for points in series.values() for population, _ in points})
 
     def draw(axes: "Axes") -> None:
-        across = np.geomspace(populations[0], max(populations[-1], populations[0] + 1), 100)
-        chance = 1 / across if kind == "linkability" else np.full(across.size, SINGLING_OUT_CHANCE)
+        across = np.unique(np.geomspace(populations[0], max(populations[-1], populations[0] + 1), 200).astype(int))
+        chance = [1 / people if kind == "linkability" else singling_out_chance(int(people)) for people in across]
         axes.plot(across, chance, color=SOFT, linestyle=(0, (2, 2)), linewidth=1, label="guessing")
         for position, (scenario, points) in enumerate(series.items()):
             colour, dashes, marker = _SCENARIO_STYLES[scenario]
@@ -340,6 +345,15 @@ def _error_rates(
     miss = np.searchsorted(np.sort(mated), thresholds, side="left") / max(mated.size, 1)
     false_alarm = 1 - np.searchsorted(np.sort(nonmated), thresholds, side="left") / max(nonmated.size, 1)
     return false_alarm, miss
+
+
+def _range(scores: Mapping[str, tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]]) -> tuple[float, float]:
+    """Return the lowest and the highest score of all scenarios, so that their drawings can be compared."""
+    every = [values for pair in scores.values() for part in pair if (values := _finite(part)).size]
+    if not every:
+        return 0.0, 1.0
+    low, high = min(float(part.min()) for part in every), max(float(part.max()) for part in every)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
 def _present(scenarios: Mapping[str, object]) -> list[str]:

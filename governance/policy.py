@@ -46,7 +46,7 @@ class Bound(BaseModel):
 
 
 class Rule(BaseModel):
-    """One bound on one metric. A `*` for a population stands for every population that was measured.
+    """One bound on one metric. A `*` stands for every population, or every value of a subgroup, that was measured.
 
     `confidence` names the end of the 95 % interval that must meet the bound: the cautious end unless said otherwise, so
     that a figure that is merely uncertain does not pass. `point` looks at the value alone.
@@ -69,6 +69,8 @@ class Rule(BaseModel):
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
+        if self.metric.count("*") > 1:
+            raise ValueError("only one * can stand in the name of a metric")
         try:
             meaning = describe(self.metric.replace(".*", ".2"))
         except KeyError as error:

@@ -52,8 +52,8 @@ def publish(staged: Path, target: Path, report: Report, mlflow_run_id: str | Non
     """Write the manifest of `staged` and rename it to `target`; both lie on one file system.
 
     Safe to call again after a crash: a target that this very job released already is left as it is. Raises
-    PublishError, and leaves `staged` as it was (a manifest may have been added) and the target absent, when the decision
-    is not `release`, when there is no MLflow run, and when the target is occupied or cannot be reached.
+    PublishError, and leaves `staged` as it was (a manifest may have been added) and the target absent, when the
+    decision is not `release`, when there is no MLflow run, and when the target is occupied or cannot be reached.
     """
     if report.decision != "release":
         raise PublishError(f"{target}: not released, because the decision is “{report.decision}”")
