@@ -1,0 +1,51 @@
+"""Speech quality without a reference: DNSMOS P.835 and P.808, by the networks in the PyPI package speechmos."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE_RATE = 16_000
+SCALES = {"overall": "ovrl_mos", "signal": "sig_mos", "background": "bak_mos", "p808": "p808_mos"}
+
+Wave = NDArray[np.float32]
+
+
+class Dnsmos:
+    """The DNSMOS networks of a folder (`sig_bak_ovr.onnx`, `model_v8.onnx`), on `threads` CPU threads.
+
+    Scores are on the opinion scale, 1 (bad) to 5 (excellent), averaged over 9-second windows one second apart. The
+    networks need nine seconds: speechmos repeats a shorter clip until it is long enough, so scores of clips of a
+    second or two are rough and serve for comparing like with like, original against anonymized.
+    """
+
+    sample_rate = SAMPLE_RATE
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        import onnxruntime
+        from speechmos.dnsmos import DNSMOS
+
+        path = Path(path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        self._dnsmos = DNSMOS(str(path / "sig_bak_ovr.onnx"), str(path / "model_v8.onnx"))
+        for name, file in (("onnx_sess", "sig_bak_ovr.onnx"), ("p808_onnx_sess", "model_v8.onnx")):
+            # DNSMOS opens its sessions on every core; a pool of workers wants one each.
+            session = onnxruntime.InferenceSession(str(path / file), options, providers=["CPUExecutionProvider"])
+            setattr(self._dnsmos, name, session)
+
+    def score(self, waves: Sequence[Wave]) -> dict[str, NDArray[np.float32]]:
+        """Return `overall`, `signal`, `background` and `p808`, each [N], for waves, float32 [samples] at 16 kHz.
+
+        Samples beyond full scale are clipped; a wave without samples scores NaN.
+        """
+        rows = [self._score(np.clip(wave, -1.0, 1.0)) for wave in waves]
+        return {scale: np.array([row[scale] for row in rows], np.float32) for scale in SCALES}
+
+    def _score(self, wave: Wave) -> dict[str, float]:
+        if not len(wave):
+            return dict.fromkeys(SCALES, float("nan"))
+        scores = self._dnsmos(wave, SAMPLE_RATE, is_personalized_MOS=False)
+        return {scale: float(scores[key]) for scale, key in SCALES.items()}
