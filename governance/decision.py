@@ -64,8 +64,10 @@ def decide(policy: Policy, metrics: Mapping[str, Estimate], chance: Mapping[str,
         "withhold": "the data must not be released",
         "review": "a person has to look at it and sign before the data is released",
     }[outcome]
-    verb, lead = ("is", "") if len(failed) == 1 else ("are", "Above all: ")
-    return Decision(outcome, f"{missed} {verb} not met, so {follows}. {lead}{_gravest(failed).sentence}", results)
+    verb, lead = ("is", "") if len(failed) == 1 else ("are", "Above all, ")
+    gravest = _gravest(failed).sentence
+    told = f"{lead}{gravest[0].lower()}{gravest[1:]}" if lead else gravest
+    return Decision(outcome, f"{missed} {verb} not met, so {follows}. {told}", results)
 
 
 def _judge(rule: Rule, metrics: Mapping[str, Estimate], chance: Mapping[str, float]) -> RuleResult:

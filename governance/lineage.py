@@ -3,17 +3,14 @@
 import re
 from datetime import UTC
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 
 def without_secrets(uri: str) -> str:
     """Return the URI without user, password, query and fragment, where access keys and signatures travel."""
-    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", uri):
-        return uri
-    parts = urlsplit(uri)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    parts = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)([^?#]*).*", uri, re.DOTALL)
+    return uri if parts is None else parts[1] + parts[2].rpartition("@")[2] + parts[3]
 
 
 SafeUri = Annotated[str, AfterValidator(without_secrets)]

@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
@@ -55,6 +56,8 @@ class Manifest(_Record):
     counts: Counts
     anonymizer: AnonymizerUsed
     auditors: tuple[ModelUsed, ...]
+    voice_policy: Literal["utterance", "speaker"]
+    key_policy: Literal["ephemeral", "environment"]
     profile: str
     policy: PolicyEntry
     code_version: str
@@ -76,6 +79,8 @@ def build_manifest(folder: Path, report: Report, mlflow_run_id: str | None) -> M
         counts=lineage.counts,
         anonymizer=lineage.anonymizer,
         auditors=lineage.auditors,
+        voice_policy=lineage.voice_policy,
+        key_policy=lineage.key_policy,
         profile=lineage.profile,
         policy=PolicyEntry(name=report.policy.name, version=report.policy.version, sha256=report.policy.sha256),
         code_version=lineage.code_version,

@@ -5,6 +5,7 @@ data is escaped by the template engine.
 """
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,7 +70,7 @@ def write_report(report: Report, evidence: Evidence, folder: Path) -> list[Path]
 def report_html(report: Report, evidence: Evidence, plots: list[Plot] | None = None) -> str:
     """Return the page. `plots` saves drawing them again where the caller has them already."""
     plots = draw_all(evidence) if plots is None else plots
-    return (
+    page = (
         _environment()
         .get_template("report.html")
         .render(
@@ -89,6 +90,7 @@ def report_html(report: Report, evidence: Evidence, plots: list[Plot] | None = N
             plots=plots,
         )
     )
+    return re.sub(r"(?<=\d) %", "\u00a0%", page)  # a number and its unit stay on one line
 
 
 def _environment() -> "Environment":
@@ -104,6 +106,7 @@ def _environment() -> "Environment":
     )
     environment.filters["figure"] = lambda figure, unit: _value(figure, unit)
     environment.filters["interval"] = lambda figure, unit: _interval(figure, unit)
+    environment.filters["short"] = lambda text: text.replace(" percentage points", " points")
     environment.filters["gauge"] = gauge
     environment.filters["unit"] = lambda name: describe(name).unit
     # a drawing is made here, and matplotlib escapes the text in it

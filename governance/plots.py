@@ -134,7 +134,7 @@ def score_distribution(
         SCENARIO_TITLES[scenario],
         f"Distribution of the attacker's similarity scores ({SCENARIO_TITLES[scenario].lower()}) for {mated.size} pairs"
         f" of recordings of one speaker and {nonmated.size} pairs of two speakers. {means}".strip(),
-        _svg(draw, height=2.1, name=f"scores-{scenario}"),
+        _svg(draw, height=2.5, name=f"scores-{scenario}"),
     )
 
 
@@ -165,11 +165,11 @@ def det_curve(scores: Mapping[str, tuple[npt.NDArray[np.floating], npt.NDArray[n
         labels = [f"{100 * tick:g} %" if tick in (0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99) else "" for tick in ticks]
         axes.set_xticks(norm.ppf(ticks), labels)
         axes.set_yticks(norm.ppf(ticks), labels)
-        axes.set(xlim=norm.ppf([lowest, highest]), ylim=norm.ppf([lowest, highest]), aspect="equal")
+        axes.set(xlim=norm.ppf([lowest, highest]), ylim=norm.ppf([lowest, highest]))
         axes.set(xlabel="two speakers taken for one", ylabel="one speaker taken for two")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, handlelength=2.2)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.19), ncols=2, handlelength=2.2)
 
-    svg = _svg(draw, height=3.6, name="det")
+    svg = _svg(draw, height=3.0, name="det")
     return Plot(
         "det",
         "The attacker's two kinds of error (DET curve)",

@@ -75,6 +75,12 @@ class Rule(BaseModel):
             meaning = describe(self.metric.replace(".*", ".2"))
         except KeyError as error:
             raise ValueError(error.args[0]) from None
+        if (
+            self.bound.at_most_above_chance is not None
+            and meaning.chance is None
+            and not self.metric.startswith("privacy.inference.")
+        ):
+            raise ValueError(f"{self.metric} has no chance level to be compared with")
         hopeful = "upper" if self.bound.at_least is not None else "lower"
         if self.confidence == hopeful:
             kind = "at_least" if hopeful == "upper" else "at_most"

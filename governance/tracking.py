@@ -6,10 +6,11 @@ state of MLflow's. Whatever keeps MLflow from answering ends, within seconds, in
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,20 +52,26 @@ def record(report: Report, folder: Path, uri: str) -> str:
     failed where it was begun, and a second call completes it.
     """
     check_tracking(uri)
-    with _told_in_one_line(uri), _patience(WORK):
+    with _told_in_one_line(uri):
         client = _client(uri)
-        run_id = _find_or_create_run(client, _experiment(client, report, uri), report)
+        with _patience(WORK):
+            run_id = _find_or_create_run(client, _experiment(client, report, uri), report)
         try:
-            _fill(client, run_id, report, folder)
+            with _patience(WORK):
+                _fill(client, run_id, report, folder)
+                client.set_terminated(run_id, "FINISHED")
         except BaseException:
-            client.set_terminated(run_id, "FAILED")
+            with suppress(Exception), _patience(REACH):  # the server may be what failed
+                client.set_terminated(run_id, "FAILED")
             raise
-        client.set_terminated(run_id, "FINISHED")
         return run_id
 
 
 def _client(uri: str) -> "MlflowClient":
     from mlflow import MlflowClient
+
+    for talkative in ("mlflow.store.db.utils", "alembic"):  # they report every step of making an SQLite store
+        logging.getLogger(talkative).setLevel(logging.WARNING)
 
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -72,6 +79,8 @@ def _client(uri: str) -> "MlflowClient":
 
 
 def _experiment(client: "MlflowClient", report: Report, uri: str) -> str:
+    from mlflow.exceptions import MlflowException
+
     name = report.lineage.dataset[:500]
     known = client.get_experiment_by_name(name)
     if known is not None:
@@ -84,7 +93,13 @@ def _experiment(client: "MlflowClient", report: Report, uri: str) -> str:
     location = None
     if uri.startswith("sqlite:///"):  # beside the database, not wherever the job was started
         location = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
-    return client.create_experiment(name, artifact_location=location)
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException:
+        made = client.get_experiment_by_name(name)  # by another job, in this very moment
+        if made is None:
+            raise
+        return str(made.experiment_id)
 
 
 def _find_or_create_run(client: "MlflowClient", experiment_id: str, report: Report) -> str:
@@ -105,7 +120,13 @@ def _run_name(report: Report) -> str:
 
 def _fill(client: "MlflowClient", run_id: str, report: Report, folder: Path) -> None:
     known = client.get_run(run_id).data.params
-    params = [param for param in _params(report) if known.get(param.key) != param.value]
+    for param in _params(report):
+        if known.get(param.key, param.value) != param.value:
+            raise TrackingUnavailable(
+                f"MLflow run {run_id} records job {report.lineage.job_id} with {param.key} = {known[param.key]!r}, not"
+                f" {param.value!r}; a job that is resumed cannot change its settings: start a new one"
+            )
+    params = [param for param in _params(report) if param.key not in known]
     tags, metrics = _tags(report), _metrics(report)
     for start in range(0, max(len(params), len(tags)), BATCH):
         client.log_batch(run_id, params=params[start : start + BATCH], tags=tags[start : start + BATCH])
