@@ -5,6 +5,7 @@ The unweighted average recall (UAR) is the field's figure because emotions are n
 classes is scored the same way.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -107,6 +108,40 @@ def unweighted_average_recall(
                 f"at least {MINIMUM_SPEAKERS_PER_CLASS} are needed."
             )
     return Estimate(value, estimate.lower, estimate.upper, names.size, not reasons, tuple(reasons))
+
+
+def recall_retained(
+    labels: Sequence[str],
+    before: Sequence[str],
+    after: Sequence[str],
+    classes: Sequence[str],
+    speakers: Labels,
+    seed: int,
+    draws: int = DRAWS,
+) -> Estimate:
+    """Estimate the unweighted average recall of `after` [N] over that of `before` [N], as a ratio; 1 keeps everything.
+
+    Both recalls of a draw are of the same speakers, so that what they have in common drops out of the interval. Where
+    `before` recognises nothing there is nothing to retain: NaN, untrustworthy. Raises ValueError for a label outside
+    the classes.
+    """
+    names, codes = encode_speakers(speakers)
+    weights = np.concatenate([np.ones((1, names.size)), draw_speakers(names.size, seed, draws)])  # the first: everybody
+    recalls = []
+    for predictions in (before, after):
+        confusions = speaker_confusions(labels, predictions, classes, codes)
+        totals = weights @ confusions.sum(axis=2)
+        present = totals[0] > 0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            drawn = (weights @ np.diagonal(confusions, axis1=1, axis2=2))[:, present] / totals[:, present]
+        recalls.append(drawn.mean(axis=1))  # NaN where a class was not drawn
+    if recalls[0][0] == 0:
+        reason = "On the original speech the recogniser is never right, so nothing can be retained."
+        return Estimate(math.nan, math.nan, math.nan, names.size, False, (reason,))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = recalls[1] / recalls[0]
+    ratios[~np.isfinite(ratios)] = np.nan
+    return percentile_interval(float(ratios[0]), ratios[1:], names.size)
 
 
 def recall_by_class(

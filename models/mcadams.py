@@ -1,8 +1,8 @@
 """The McAdams anonymizer: VoicePrivacy's baseline B2, by linear prediction and nothing learned.
 
 Each 20 ms frame is split by linear prediction into an excitation and the resonances of a vocal tract; the angles of the
-complex poles are raised to the voice's McAdams coefficient, which shifts the formants, and the frame is put together
-again. It needs no weights and protects weakly: an attacker who knows the method undoes much of it, and the audits say so.
+complex poles are raised to the voice's McAdams coefficient, which shifts the formants, and the frame is put
+together again. It needs no weights and protects weakly: an attacker who knows the method undoes much of it, and the audits say so.
 
 Source: Patino, Tomashenko, Todisco, Nautsch, Evans, "Speaker anonymisation using the McAdams coefficient",
 Interspeech 2021; the coefficient is drawn uniformly in [0.5, 0.9] as in the VoicePrivacy 2022 and 2024 baselines.

@@ -66,7 +66,7 @@ class Anonymize:
 
 
 def fit(wave: np.ndarray, samples: int) -> np.ndarray:
-    """Return the wave cut or padded with silence to `samples`, its peak brought down to full scale where it is above."""
+    """Return the wave cut or padded with silence to `samples`, scaled down where its peak is above full scale."""
     fitted = np.zeros(samples, np.float32)
     fitted[: min(samples, len(wave))] = wave[:samples]
     peak = float(np.abs(fitted).max(initial=0.0))

@@ -9,7 +9,7 @@ from operators.decode import Batch, object_array
 
 
 class Encode:
-    """Adds `audio` (FLAC bytes without a path; no bytes where the row is quarantined) and `seconds`; takes away `wave`."""
+    """Replaces `wave` by `audio` (FLAC bytes, no path; no bytes where the row is quarantined) and `seconds`."""
 
     needs = ("wave", "reason")
     adds = ("audio", "seconds")

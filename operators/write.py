@@ -17,7 +17,7 @@ from operators.decode import Batch
 
 
 class WriteParts:
-    """Writes the columns of `schema` into `folder` and returns one receipt row: `rows`, `unusable` (rows with a reason)."""
+    """Writes the columns of `schema` into `folder`; the receipt has `rows` and `unusable` (rows with a reason)."""
 
     def __init__(self, folder: str, schema: pa.Schema, rows_per_group: int = 1024) -> None:
         self.folder = Path(folder)

@@ -121,7 +121,7 @@ def write_quarantine(run: Run, survey: Survey) -> dict[str, int]:
                 rows.append(row | {"reason": "duplicate_id", "detail": f"row {number} of the index"})
     rows.sort(key=lambda row: (row["reason"], row["utt_id"] or "", row["detail"]))
     schema = pa.schema([(name, pa.string()) for name in ("utt_id", "speaker_id", "reason", "detail")])
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), run.folder / "quarantine.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), run.quarantine)
     counts = dict.fromkeys(QUARANTINE_REASONS, 0)
     for row in rows:
         counts[row["reason"]] += 1

@@ -11,8 +11,8 @@ import pyarrow as pa
 from models.registry import PROFILES
 from operators.anonymize import Anonymize
 from operators.decode import Decode
-from operators.encode import Encode
 from operators.embed_speaker import EmbedSpeaker
+from operators.encode import Encode
 from operators.keys import derive_key
 from operators.quality import MeasureQuality
 from operators.recognize_emotion import RecognizeEmotion
@@ -79,7 +79,9 @@ def extract_features(run: Run, survey: Survey, unusable: frozenset[str], track: 
             source = read_view(list(survey.files), Select(view, columns, excluded | finished), survey.schema)
         else:
             parts = sorted(str(part) for part in (run.work / "anonymized").glob("*.parquet"))
-            source = read_view(parts, Select(view, columns, excluded | finished), pa.schema([(c, pa.string()) for c in columns]))
+            source = read_view(
+                parts, Select(view, columns, excluded | finished), pa.schema([(c, pa.string()) for c in columns])
+            )
         steps: list[Step] = [
             (Decode, {"folder": survey.folder, "sample_rate": AUDIT_RATE, "max_seconds": job.max_seconds + 1}),
             *audit_steps(job),
@@ -101,7 +103,9 @@ def anonymize_as_attacker(run: Run, survey: Survey, enrolment: frozenset[str], t
     select = Select("attacker", columns, finished, only=enrolment)
     weights = PROFILES[job.profile]["speaker"]
     arguments = anonymizer_arguments(job, derive_key(run.key, "attacker"))
-    schema = pa.schema([(name, pa.string()) for name in ("view", "utt_id", "speaker_id")] + [("embedding", pa.list_(pa.float32()))])
+    schema = pa.schema(
+        [(name, pa.string()) for name in ("view", "utt_id", "speaker_id")] + [("embedding", pa.list_(pa.float32()))]
+    )
     steps: list[Step] = [
         (Decode, {"folder": survey.folder, "sample_rate": job.sample_rate, "max_seconds": job.max_seconds}),
         (Anonymize, arguments),

@@ -31,13 +31,18 @@ def ray_session() -> Iterator[None]:
     started = not ray.is_initialized()
     if started:
         logging.getLogger("ray").setLevel(logging.ERROR)
-        quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
         if os.environ.get("RAY_ADDRESS"):
-            ray.init(**quiet)
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)
         else:
             # One CPU more than there are: reading and cutting tables mostly waits, and must never wait for an actor.
             cores = len(os.sched_getaffinity(0))
-            ray.init(num_cpus=cores + 1, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+            ray.init(
+                num_cpus=cores + 1,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

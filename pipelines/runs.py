@@ -46,6 +46,14 @@ class Run:
     def staged(self) -> Path:
         return self.folder / "staged"
 
+    @property
+    def report(self) -> Path:
+        return self.folder / "report"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.folder / "quarantine.parquet"
+
     def parts(self, name: str) -> Path:
         """Return the folder of a step's Parquet parts, made where it is missing."""
         path = self.work / name

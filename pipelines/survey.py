@@ -103,7 +103,7 @@ def survey_index(index: str, extra_columns: tuple[str, ...] = ()) -> Survey:
 
 
 def _find_duplicates(dataset: pds.Dataset, hashes: np.ndarray) -> tuple[frozenset[str], int]:
-    """Return the ids that several rows carry and how many rows that is; reads the ids again only where there are any."""
+    """Return the ids that several rows carry, and how many rows that is; the ids are read again where there are any."""
     values, counts = np.unique(hashes, return_counts=True)
     repeated = values[counts > 1]
     if len(repeated) == 0:

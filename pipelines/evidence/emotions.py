@@ -11,7 +11,7 @@ from pipelines.evidence.views import Views, stack
 
 
 def measure_emotions(views: Views, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Estimate], list[str]]:
-    """Return the confusion matrices of both views (none without labels), the figures, and what a reader has to know."""
+    """Return confusion matrices of both views (none without labels), figures, and what a reader has to know."""
     heard = {
         name: [CLASSES[index] for index in stack(table, "emotion_probabilities").argmax(axis=1)]
         for name, table in (("original", views.original), ("anonymized", views.anonymized))
@@ -27,8 +27,8 @@ def measure_emotions(views: Views, seed: int) -> tuple[dict[str, np.ndarray], di
     if others:
         named = ", ".join(f"“{label}”: {count}" for label, count in sorted(others.items()))
         notes.append(
-            f"The emotion recogniser knows {', '.join(CLASSES)}. Utterances with other labels ({named}) take no part in "
-            "the recognition rate; in the agreement they do."
+            f"The emotion recogniser knows {', '.join(CLASSES)}. Utterances with other labels ({named}) take part in the "
+            "agreement, and not in the recognition rate."
         )
     if not rows:
         return {}, figures, notes

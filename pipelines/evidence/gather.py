@@ -6,7 +6,7 @@ from governance.evidence import Evidence
 from metrics.estimate import Estimate
 from models.emotion import CLASSES
 from pipelines.evidence.emotions import measure_emotions
-from pipelines.evidence.privacy import attack
+from pipelines.evidence.privacy import attack, infer_attributes
 from pipelines.evidence.sound import measure_sound
 from pipelines.evidence.subgroups import measure_subgroups
 from pipelines.evidence.views import Views
@@ -20,6 +20,8 @@ def gather_evidence(
     share = unusable / rows
     metrics = {"data.quarantined_fraction": Estimate(share, share, share, rows)}  # counted: the interval is a point
     attacks, figures, notes = attack(views, attacker, seed)
+    metrics |= figures
+    figures, chance = infer_attributes(views, subgroups, seed)
     metrics |= figures
     words, figures, more = measure_words(views, language, seed)
     metrics |= figures
@@ -35,4 +37,4 @@ def gather_evidence(
         metrics |= figures
         notes += more
     scores = {name: (trials.scores[trials.mated], trials.scores[~trials.mated]) for name, trials in attacks.items()}
-    return Evidence(metrics, scores, confusions, CLASSES if confusions else (), notes)
+    return Evidence(metrics, scores, confusions, CLASSES if confusions else (), notes, chance)

@@ -35,7 +35,9 @@ def measure_subgroups(
         for scenario, trials in attacks.items():
             for name, within in within_subgroup_trials(trials, subgroup_of).items():
                 if name:
-                    figures[f"subgroup.{column}.{name}.privacy.{scenario}.eer"] = evaluate_verification(within, seed)["eer"]
+                    figures[f"subgroup.{column}.{name}.privacy.{scenario}.eer"] = evaluate_verification(within, seed)[
+                        "eer"
+                    ]
     else:
         notes.append(f"Speakers have more than one value of {column}, so the attack is not split by it.")
     kept = np.isin(values, names)
