@@ -63,7 +63,7 @@ class Lineage(_Record):
     """
 
     job: Literal["release", "audit"]
-    job_id: str = Field(min_length=1)
+    job_id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")
     created: AwareDatetime
     dataset: str = Field(min_length=1)
     index_uri: SafeUri

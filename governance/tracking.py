@@ -5,6 +5,7 @@ state of MLflow's. Whatever keeps MLflow from answering ends, within seconds, in
 """
 
 import hashlib
+import html
 import json
 import logging
 import os
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric, Param, RunTag
 
 JOB_TAG = "voxveil.job_id"
+# Without it, MLflow takes an experiment for an application of language models and opens on traces and judges.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 MARKS = {"release": "✓ Release", "review": "⚠ Review", "withhold": "✕ Withhold"}
 # A run has thousands of small requests at most; a server that does not answer the first within seconds is down.
 REACH = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
@@ -94,7 +97,7 @@ def _experiment(client: "MlflowClient", report: Report, uri: str) -> str:
     if uri.startswith("sqlite:///"):  # beside the database, not wherever the job was started
         location = (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
     try:
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
     except MlflowException:
         made = client.get_experiment_by_name(name)  # by another job, in this very moment
         if made is None:
@@ -104,8 +107,7 @@ def _experiment(client: "MlflowClient", report: Report, uri: str) -> str:
 
 def _find_or_create_run(client: "MlflowClient", experiment_id: str, report: Report) -> str:
     job_id = report.lineage.job_id
-    quoted = job_id.replace("\\", "\\\\").replace("'", "\\'")
-    found = client.search_runs([experiment_id], f"tags.`{JOB_TAG}` = '{quoted}'", max_results=1)
+    found = client.search_runs([experiment_id], f"tags.`{JOB_TAG}` = '{job_id}'", max_results=1)
     if found:
         client.update_run(found[0].info.run_id, status="RUNNING", name=_run_name(report))
         return str(found[0].info.run_id)
@@ -115,7 +117,7 @@ def _find_or_create_run(client: "MlflowClient", experiment_id: str, report: Repo
 
 
 def _run_name(report: Report) -> str:
-    return f"{report.lineage.job} {report.lineage.day} · {MARKS[report.decision].split()[1].lower()}"
+    return f"{MARKS[report.decision]} · {report.lineage.job} {report.lineage.day}"  # MLflow's table cuts the end off
 
 
 def _fill(client: "MlflowClient", run_id: str, report: Report, folder: Path) -> None:
@@ -169,6 +171,8 @@ def _tags(report: Report) -> list["RunTag"]:
         "job": lineage.job,
         "code_version": lineage.code_version,
         "software": ", ".join(f"{name} {version}" for name, version in sorted(lineage.software.items())),
+        "mlflow.source.name": f"voxveil {lineage.job}",
+        "mlflow.source.type": "LOCAL",
         "mlflow.note.content": summary(report),
     }
     told |= {f"model.{model.role.replace(' ', '_')}": f"{model.uri} {model.digest}" for model in lineage.auditors}
@@ -211,8 +215,8 @@ def _datasets(report: Report) -> list["DatasetInput"]:
         )
     return [
         DatasetInput(
-            # MLflow keeps 36 characters of a digest
-            Dataset(name[:500], digest[:36], "parquet", source, profile=json.dumps(profile)),
+            # MLflow shows the digest beside the name; the whole one is in the report
+            Dataset(name[:500], digest[:12], "parquet", source, profile=json.dumps(profile)),
             [InputTag("mlflow.data.context", context)],
         )
         for context, name, digest, source, profile in rows
@@ -249,7 +253,7 @@ def summary(report: Report) -> str:
 
 def _inert(text: str) -> str:
     """Return text that Markdown shows as it is: names come from the data, and the data is hostile."""
-    return re.sub(r"([\\`*_{}\[\]()<>#+!|~-])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def _key(name: str) -> str:

@@ -1,11 +1,10 @@
 """A small release as fixtures: its lineage, its policy, and a maker of its report."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from release_sample import evidence_of, metrics_of_a_good_release, metrics_of_a_weak_anonymizer
+from release_sample import ReportMaker, evidence_of, metrics_of_a_good_release, metrics_of_a_weak_anonymizer
 
 from governance.decision import decide
 from governance.evidence import Evidence
@@ -40,9 +39,6 @@ def lineage() -> Lineage:
 @pytest.fixture
 def policy() -> Policy:
     return load_policy("default")
-
-
-ReportMaker = Callable[..., tuple[Report, Evidence]]
 
 
 @pytest.fixture

@@ -1,9 +1,14 @@
 """Figures and evidence of a small release, complete enough that every part of the report has something to show."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from governance.evidence import Evidence
+from governance.report import Report
 from metrics.estimate import Estimate
+
+ReportMaker = Callable[..., tuple[Report, Evidence]]  # see the fixture `make_report`
 
 
 def metrics_of_a_good_release() -> dict[str, Estimate]:
