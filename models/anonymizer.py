@@ -42,7 +42,7 @@ class Anonymizer(Protocol[VoiceT]):
     def anonymize(
         self, waves: Sequence[Tensor], voices: Sequence[VoiceT], seeds: Sequence[int] | None = None
     ) -> list[Tensor]:
-        """Return the anonymized waves, each as long as its source; `seeds` drive sampling, one an utterance (default 0)."""
+        """Return the anonymized waves, each as long as its source; `seeds` (default 0 each) drive sampling."""
         ...
 
     def open_stream(self, voice: VoiceT, seed: int = 0) -> AnonymizerStream:

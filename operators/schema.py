@@ -8,7 +8,7 @@ import pyarrow as pa
 
 AUDIO_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 REQUIRED_COLUMNS = ("utt_id", "speaker_id", "audio")
-LABEL_COLUMNS = ("text", "emotion")
+
 
 # Why a row cannot be used: the keys are stored, the sentences are what people read.
 QUARANTINE_REASONS = {

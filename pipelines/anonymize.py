@@ -7,7 +7,7 @@ shard can be gathered without a shuffle through memory. Equal keys give equal by
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -191,7 +191,7 @@ def seal(run: Run, usable: int) -> int:
         leftover.unlink()
     shards = max(1, -(-usable // ROWS_PER_SHARD))
     schema = released_schema({name: pa.string() for name in job.keep_columns})
-    write = WriteShard(run.key, str(run.staged.absolute()), shards, job.sample_rate, schema)
+    write: Any = WriteShard(run.key, str(run.staged.absolute()), shards, job.sample_rate, schema)
     plan = ray.data.from_items(plan_shards(run, shards))
     receipts = plan.map_batches(write.__call__, batch_size=1, num_cpus=0.5)
     rows = sum(int(batch["rows"].sum()) for batch in receipts.iter_batches(batch_size=None))

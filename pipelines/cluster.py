@@ -36,13 +36,14 @@ def ray_session() -> Iterator[None]:
         else:
             # One CPU more than there are: reading and cutting tables mostly waits, and must never wait for an actor.
             cores = len(os.sched_getaffinity(0))
-            ray.init(
-                num_cpus=cores + 1,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+            with _silent_stderr():
+                ray.init(
+                    num_cpus=cores + 1,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -52,6 +53,19 @@ def ray_session() -> Iterator[None]:
     finally:
         if started:
             ray.shutdown()
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Close the mouth of Ray's native code while it starts: it announces its own log level. Errors are raised."""
+    saved = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def run_pass(

@@ -32,7 +32,7 @@ from operators.schema import InputError
 from pipelines.anonymize import anonymize_index, seal, subgroup_columns, write_quarantine
 from pipelines.audit import anonymize_as_attacker, extract_features
 from pipelines.cluster import ray_session
-from pipelines.config import Job
+from pipelines.config import Job, job_key
 from pipelines.runs import Run, start_run
 from pipelines.survey import Survey, survey_index
 
@@ -83,6 +83,11 @@ class Plan:
     target: Path
 
     @property
+    def has_key(self) -> bool:
+        """Whether the key comes from the environment."""
+        return job_key(self.job) is not None
+
+    @property
     def language(self) -> str:
         """The language of rows that name none."""
         return self.job.language or "en"
@@ -101,6 +106,7 @@ def plan_job(job: Job, kind: Kind) -> Plan:
     target = job.folder() / "released"
     if kind == "release":
         check_target(target)
+    job_key(job)  # a key that cannot be used is an error now, not later
     auditors = tuple(
         ModelUsed(role=role, uri=uri, digest=_digest(registry.resolve(uri).digests))
         for role, uri in registry.PROFILES[job.profile].items()
@@ -138,6 +144,34 @@ def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
     return Outcome(report, run.folder, plan.tracking, run_id, released)
 
 
+def run_anonymize(job: Job, resume: bool, track: "Track") -> tuple[Run, int, dict[str, int]]:
+    """Run the anonymizing half alone; return the run, the rows staged, and the count of each quarantine reason."""
+    survey = survey_index(job.index, job.keep_columns)
+    job_key(job)
+    run = start_run(job, "anonymize", resume)
+    with ray_session():
+        reasons = anonymize_and_seal(run, survey, track)
+    run.close()
+    return run, survey.rows - sum(reasons.values()), reasons
+
+
+def anonymize_and_seal(run: Run, survey: Survey, track: "Track") -> dict[str, int]:
+    """Fill `staged`, skipping what a former run finished; return the count of each quarantine reason."""
+    if "anonymized" not in run.done:
+        anonymize_index(run, survey, track)
+        run.finish_step("anonymized", write_quarantine(run, survey))
+    reasons: dict[str, int] = run.done["anonymized"]
+    unusable = sum(reasons.values())
+    if unusable == survey.rows:
+        named = ", ".join(f"{reason}: {count}" for reason, count in reasons.items())
+        raise InputError(
+            f"none of the {survey.rows} rows of {run.job.index} can be used ({named}); see {run.quarantine}"
+        )
+    if "sealed" not in run.done:
+        run.finish_step("sealed", seal(run, survey.rows - unusable))
+    return reasons
+
+
 def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
     """Anonymize, attack and judge; write the report into the run's folder and return it. Resumes step by step."""
     from governance.decision import decide
@@ -146,16 +180,8 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
     from pipelines.evidence.views import read_views
 
     job, survey = run.job, plan.survey
-    if "anonymized" not in run.done:
-        anonymize_index(run, survey, track)
-        run.finish_step("anonymized", write_quarantine(run, survey))
-    reasons: dict[str, int] = run.done["anonymized"]
+    reasons = anonymize_and_seal(run, survey, track)
     unusable = sum(reasons.values())
-    if unusable == survey.rows:
-        named = ", ".join(f"{reason}: {count}" for reason, count in reasons.items())
-        raise InputError(f"none of the {survey.rows} rows of {job.index} can be used ({named}); see {run.quarantine}")
-    if "sealed" not in run.done:
-        run.finish_step("sealed", seal(run, survey.rows - unusable))
     set_aside = frozenset(pq.read_table(run.quarantine, columns=["utt_id"])["utt_id"].to_pylist()) - {None}
     if "features" not in run.done:
         extract_features(run, survey, set_aside, track)

@@ -14,6 +14,7 @@ import pyarrow.dataset as pds
 import pyarrow.fs
 
 from operators.schema import InputError, check_columns
+from pipelines.config import Job
 
 
 @dataclass(frozen=True)
@@ -131,3 +132,16 @@ def _absolute(path: str) -> str:
     from pathlib import Path
 
     return str(Path(path).absolute())
+
+
+def check_first_rows(job: Job, survey: Survey, rows: int = 8) -> list[str]:
+    """Decode and screen the first rows; return what is wrong with them, a phrase a row."""
+    from operators.decode import Decode
+    from operators.schema import QUARANTINE_REASONS
+    from operators.screen import Screen
+
+    table = open_index(job.index)[0].head(rows, columns=["utt_id", "audio"])
+    batch = {name: np.array(table[name].to_pylist(), dtype=object) for name in table.column_names}
+    decoded = Screen(job.sample_rate, job.min_seconds)(Decode(survey.folder, job.sample_rate, job.max_seconds)(batch))
+    found = zip(decoded["utt_id"], decoded["reason"], strict=True)
+    return [f"{utt_id}: {QUARANTINE_REASONS[reason]}" for utt_id, reason in found if reason]

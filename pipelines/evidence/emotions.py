@@ -27,8 +27,8 @@ def measure_emotions(views: Views, seed: int) -> tuple[dict[str, np.ndarray], di
     if others:
         named = ", ".join(f"“{label}”: {count}" for label, count in sorted(others.items()))
         notes.append(
-            f"The emotion recogniser knows {', '.join(CLASSES)}. Utterances with other labels ({named}) take part in the "
-            "agreement, and not in the recognition rate."
+            f"The emotion recogniser knows {', '.join(CLASSES)}. Utterances with other labels ({named}) take part in "
+            "the agreement, and not in the recognition rate."
         )
     if not rows:
         return {}, figures, notes
