@@ -1,6 +1,6 @@
-"""The one shape in which a measured number travels: a value with its interval, its sample size and whether to believe it."""
+"""The one shape in which a measured number travels: its value, its interval, its sample size, whether to believe it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -19,3 +19,11 @@ class Estimate:
     n: int
     trustworthy: bool = True
     reasons: tuple[str, ...] = ()
+
+
+def distrust(estimate: Estimate, reasons: tuple[str, ...]) -> Estimate:
+    """Return the estimate with `reasons` added, untrustworthy if there are any; those it already has stay."""
+    if not reasons:
+        return estimate
+    added = tuple(reason for reason in reasons if reason not in estimate.reasons)
+    return replace(estimate, trustworthy=False, reasons=estimate.reasons + added)

@@ -13,7 +13,7 @@ VoiceT = TypeVar("VoiceT")
 
 
 class AnonymizerStream(Protocol):
-    """One live call. Chunks may have any length; the samples returned so far lag by at most `latency` seconds."""
+    """One live call. Chunks may have any length; what was returned lags by at most `latency` seconds."""
 
     latency: float
 
@@ -22,7 +22,7 @@ class AnonymizerStream(Protocol):
         ...
 
     def finish(self) -> Tensor:
-        """Return the tail [m] and close; in all, as many samples come out as went in. Raises ValueError when closed twice."""
+        """Return the tail [m] and close: as many samples came out as went in. Raises ValueError when closed twice."""
         ...
 
 
@@ -42,7 +42,7 @@ class Anonymizer(Protocol[VoiceT]):
     def anonymize(
         self, waves: Sequence[Tensor], voices: Sequence[VoiceT], seeds: Sequence[int] | None = None
     ) -> list[Tensor]:
-        """Return the anonymized waves, each as long as its source. `seeds` drive sampling, one an utterance (default 0)."""
+        """Return the anonymized waves, each as long as its source; `seeds` (default 0 each) drive sampling."""
         ...
 
     def open_stream(self, voice: VoiceT, seed: int = 0) -> AnonymizerStream:

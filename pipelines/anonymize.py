@@ -1,0 +1,200 @@
+"""The anonymizing half of a job: from an index to anonymized parts, to sealed shards that carry nothing of the source.
+
+Sealing shuffles: a shard is chosen by the pseudonym, and rows within it are sorted by it, so that the order of a
+released table says nothing of the order in which people were recorded. Parts keep one row a row group, so that any
+shard can be gathered without a shuffle through memory. Equal keys give equal bytes.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as pds
+import pyarrow.parquet as pq
+
+from operators.anonymize import Anonymize
+from operators.decode import Decode
+from operators.encode import Encode
+from operators.keys import derive_key, pseudonym
+from operators.schema import AUDIO_TYPE, QUARANTINE_REASONS, released_schema
+from operators.screen import Screen
+from operators.select import Select
+from operators.write import WriteParts
+from pipelines.cluster import run_pass
+from pipelines.config import Job
+from pipelines.runs import Run
+from pipelines.survey import Survey, open_index
+
+if TYPE_CHECKING:
+    import ray.data
+
+    from operators.chain import Step
+    from pipelines.progress import Track
+
+ROWS_PER_SHARD = 512
+ROWS_PER_GROUP = 64
+LABELS = ("text", "emotion", "language")
+
+
+def view_columns(job: Job, survey: Survey) -> tuple[str, ...]:
+    """Return the columns that the passes carry: ids, audio, labels, what is kept and what is grouped by."""
+    extra = [name for name in (*job.keep_columns, *subgroup_columns(job, survey)) if name not in LABELS]
+    return ("utt_id", "speaker_id", "audio", *LABELS, *dict.fromkeys(extra))
+
+
+def subgroup_columns(job: Job, survey: Survey) -> tuple[str, ...]:
+    """Return the columns whose values get figures of their own."""
+    if job.subgroups is not None:
+        return job.subgroups
+    return ("gender",) if "gender" in survey.schema.names else ()
+
+
+def read_view(files: list[str], select: Select, schema: pa.Schema) -> "ray.data.Dataset":
+    """Return the rows of some Parquet files that `select` keeps, lazily."""
+    import ray.data
+
+    columns = [name for name in dict.fromkeys(("utt_id", "speaker_id", *select.columns)) if name in schema.names]
+    dataset = ray.data.read_parquet(files, columns=columns)
+    return dataset.map_batches(select.__call__, batch_size=None, batch_format="pyarrow", num_cpus=0.25)
+
+
+def finished_ids(folder: Path, view: str) -> frozenset[str]:
+    """Return the ids of a view that lie in finished parts."""
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        return frozenset()
+    table = pds.dataset(files, format="parquet").to_table(columns=["utt_id"], filter=pds.field("view") == view)
+    return frozenset(table["utt_id"].to_pylist())
+
+
+def parts_schema(columns: tuple[str, ...]) -> pa.Schema:
+    """Return the schema of anonymized parts: private, with the source's ids."""
+    carried = [(name, AUDIO_TYPE if name == "audio" else pa.string()) for name in columns]
+    added = [("seconds", pa.float64()), ("audio_digest", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+    return pa.schema([("view", pa.string()), *carried, *added])
+
+
+def anonymize_index(run: Run, survey: Survey, track: "Track") -> None:
+    """Fill `work/anonymized` with every row of the index: anonymized, or with the reason why not."""
+    job = run.job
+    folder = run.parts("anonymized")
+    columns = view_columns(job, survey)
+    finished = finished_ids(folder, "anonymized")
+    select = Select("anonymized", columns, excluded=finished | survey.duplicate_ids)
+    steps: list[Step] = [
+        (Decode, {"folder": survey.folder, "sample_rate": job.sample_rate, "max_seconds": job.max_seconds}),
+        (Screen, {"sample_rate": job.sample_rate, "min_seconds": job.min_seconds}),
+        (Anonymize, anonymizer_arguments(job, run.key)),
+        (Encode, {"sample_rate": job.sample_rate}),
+        (WriteParts, {"folder": str(folder.absolute()), "schema": parts_schema(columns), "rows_per_group": 1}),
+    ]
+    track.begin("anonymize", survey.usable_rows, len(finished))
+    dataset = read_view(list(survey.files), select, survey.schema)
+    run_pass(dataset, steps, job.workers, job.gpus, track, "anonymize")
+
+
+def anonymizer_arguments(job: Job, key: bytes) -> dict[str, object]:
+    """Return the arguments of the Anonymize operator that speaks for `key`."""
+    return {
+        "anonymizer": job.anonymizer,
+        "sample_rate": job.sample_rate,
+        "key": derive_key(key, "voices"),
+        "voice_level": job.voice_level,
+    }
+
+
+def write_quarantine(run: Run, survey: Survey) -> dict[str, int]:
+    """Write `quarantine.parquet` (private: it names source ids) and return the count of each reason."""
+    parts = pds.dataset(run.work / "anonymized", format="parquet")
+    unusable = parts.to_table(columns=["utt_id", "speaker_id", "reason", "detail"], filter=pds.field("reason") != "")
+    rows = unusable.to_pylist()
+    number = 0
+    faulty = survey.duplicate_rows or survey.missing_id_rows
+    for batch in open_index(run.job.index)[0].to_batches(columns=["utt_id", "speaker_id"]) if faulty else ():
+        for row in batch.to_pylist():
+            number += 1
+            if row["utt_id"] is None or row["speaker_id"] is None:
+                rows.append(row | {"reason": "missing_id", "detail": f"row {number} of the index"})
+            elif row["utt_id"] in survey.duplicate_ids:
+                rows.append(row | {"reason": "duplicate_id", "detail": f"row {number} of the index"})
+    rows.sort(key=lambda row: (row["reason"], row["utt_id"] or "", row["detail"]))
+    schema = pa.schema([(name, pa.string()) for name in ("utt_id", "speaker_id", "reason", "detail")])
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), run.quarantine)
+    counts = dict.fromkeys(QUARANTINE_REASONS, 0)
+    for row in rows:
+        counts[row["reason"]] += 1
+    return {reason: count for reason, count in counts.items() if count}
+
+
+class WriteShard:
+    """Writes one shard: its rows, in the order of their pseudonyms, taken from the parts by row group (one a row).
+
+    A shard is written whole or not at all; doing it twice gives the same bytes.
+    """
+
+    def __init__(self, key: bytes, folder: str, shards: int, sample_rate: int, schema: pa.Schema) -> None:
+        self.key = key
+        self.folder = Path(folder)
+        self.shards = shards
+        self.schema = schema.with_metadata(huggingface_metadata(schema, sample_rate))
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        for number, rows in zip(batch["shard"], batch["rows"], strict=True):
+            path = self.folder / f"data-{number:05d}-of-{self.shards:05d}.parquet"
+            temporary = path.with_suffix(".partial")
+            with pq.ParquetWriter(temporary, self.schema, compression="zstd") as writer:
+                for start in range(0, len(rows), ROWS_PER_GROUP):
+                    group = [self.read_row(row["part"], row["group"]) for row in rows[start : start + ROWS_PER_GROUP]]
+                    writer.write_table(pa.concat_tables(group).combine_chunks())
+            temporary.rename(path)
+        return {"rows": np.array([len(rows) for rows in batch["rows"]])}
+
+    def read_row(self, part: str, group: int) -> pa.Table:
+        """Return one row under its pseudonyms, with the columns that are released."""
+        row = pq.ParquetFile(part).read_row_group(group, columns=["utt_id", *self.schema.names])
+        for name, kind in (("utt_id", "utterance"), ("speaker_id", "speaker")):
+            keyed = pa.array([pseudonym(self.key, kind, row[name][0].as_py())], pa.string())
+            row = row.set_column(row.schema.get_field_index(name), name, keyed)
+        columns = [row[field.name].cast(field.type) for field in self.schema]
+        return pa.Table.from_arrays(columns, schema=self.schema)
+
+
+def huggingface_metadata(schema: pa.Schema, sample_rate: int) -> dict[str, str]:
+    """Return the constant metadata by which `datasets` sees the audio column as audio."""
+    features: dict[str, dict[str, object]] = {name: {"dtype": "string", "_type": "Value"} for name in schema.names}
+    features["audio"] = {"sampling_rate": sample_rate, "_type": "Audio"}
+    return {"huggingface": json.dumps({"info": {"features": features}})}
+
+
+def plan_shards(run: Run, shards: int) -> list[dict[str, object]]:
+    """Return for each shard its rows (part, row group), shuffled by the key: sorted by pseudonym."""
+    plan: list[list[tuple[str, str, int]]] = [[] for _ in range(shards)]
+    for part in sorted((run.work / "anonymized").glob("*.parquet")):
+        table = pq.read_table(part, columns=["utt_id", "reason"])
+        for group, row in enumerate(table.to_pylist()):
+            if not row["reason"]:
+                name = pseudonym(run.key, "utterance", row["utt_id"])
+                plan[int(name[:8], 16) % shards].append((name, str(part.absolute()), group))
+    ordered = [[{"part": part, "group": group} for _, part, group in sorted(rows)] for rows in plan]
+    return [{"shard": number, "rows": rows} for number, rows in enumerate(ordered) if rows]
+
+
+def seal(run: Run, usable: int) -> int:
+    """Write the staged shards from the anonymized parts; return the number of rows in them."""
+    import ray.data
+
+    job = run.job
+    run.staged.mkdir(exist_ok=True)
+    for leftover in run.staged.iterdir():
+        leftover.unlink()
+    shards = max(1, -(-usable // ROWS_PER_SHARD))
+    schema = released_schema({name: pa.string() for name in job.keep_columns})
+    write: Any = WriteShard(run.key, str(run.staged.absolute()), shards, job.sample_rate, schema)
+    plan = ray.data.from_items(plan_shards(run, shards))
+    receipts = plan.map_batches(write.__call__, batch_size=1, num_cpus=0.5)
+    rows = sum(int(batch["rows"].sum()) for batch in receipts.iter_batches(batch_size=None))
+    if rows != usable:
+        raise RuntimeError(f"sealed {rows} rows where {usable} were anonymized; the staged data is incomplete")
+    return rows

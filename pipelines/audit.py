@@ -1,0 +1,117 @@
+"""The auditing half of a job: what the attackers, the recognisers and the listeners make of both versions of a corpus.
+
+Three tables of features, all private: the original, the anonymized, and the attacker's own anonymization of the
+enrolment half. `evidence` turns them into figures.
+"""
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from models.registry import PROFILES
+from operators.anonymize import Anonymize
+from operators.decode import Decode
+from operators.embed_speaker import EmbedSpeaker
+from operators.encode import Encode
+from operators.keys import derive_key
+from operators.quality import MeasureQuality
+from operators.recognize_emotion import RecognizeEmotion
+from operators.select import Select
+from operators.transcribe import Transcribe
+from operators.write import WriteParts
+from pipelines.anonymize import anonymizer_arguments, finished_ids, read_view, view_columns
+from pipelines.cluster import run_pass
+from pipelines.config import Job
+from pipelines.runs import Run
+from pipelines.survey import Survey
+
+if TYPE_CHECKING:
+    from operators.chain import Step
+    from pipelines.progress import Track
+
+AUDIT_RATE = 16_000  # what every auditor of either profile listens at
+
+
+def features_schema(columns: tuple[str, ...]) -> pa.Schema:
+    """Return the schema of a feature table; `columns` are those carried along, without the audio."""
+    vector = pa.list_(pa.float32())
+    carried = [(name, pa.string()) for name in columns if name != "audio"]
+    return pa.schema(
+        [
+            ("view", pa.string()),
+            *carried,
+            ("seconds", pa.float64()),
+            ("embedding", vector),
+            ("transcript", pa.string()),
+            ("emotion_probabilities", vector),
+            ("dnsmos", pa.float64()),
+            ("pitch", vector),
+        ]
+    )
+
+
+def audit_steps(job: Job) -> "list[Step]":
+    """Return the operators that listen to a wave, as the profile names them."""
+    weights = PROFILES[job.profile]
+    device = "cuda" if job.gpus else "cpu"
+    return [
+        (EmbedSpeaker, {"weights": weights["speaker"], "device": device}),
+        (Transcribe, {"weights": weights["whisper"], "default_language": job.language or "en", "device": device}),
+        (RecognizeEmotion, {"weights": weights["emotion"], "device": device}),
+        (MeasureQuality, {"weights": weights["quality"]}),
+    ]
+
+
+def extract_features(run: Run, survey: Survey, unusable: frozenset[str], track: "Track") -> None:
+    """Fill `work/features` with both views of every usable row."""
+    job = run.job
+    folder = run.parts("features")
+    columns = view_columns(job, survey)
+    schema = features_schema(columns)
+    excluded = unusable | survey.duplicate_ids
+    total = survey.usable_rows - len(unusable)
+    for view, description in (("original", "audit the original"), ("anonymized", "audit the anonymized")):
+        finished = finished_ids(folder, view)
+        track.begin(description, total, len(finished))
+        if len(finished) == total:
+            continue
+        if view == "original":
+            source = read_view(list(survey.files), Select(view, columns, excluded | finished), survey.schema)
+        else:
+            parts = sorted(str(part) for part in (run.work / "anonymized").glob("*.parquet"))
+            source = read_view(
+                parts, Select(view, columns, excluded | finished), pa.schema([(c, pa.string()) for c in columns])
+            )
+        steps: list[Step] = [
+            (Decode, {"folder": survey.folder, "sample_rate": AUDIT_RATE, "max_seconds": job.max_seconds + 1}),
+            *audit_steps(job),
+            (WriteParts, {"folder": str(folder.absolute()), "schema": schema}),
+        ]
+        run_pass(source, steps, job.workers, job.gpus, track, description)
+
+
+def anonymize_as_attacker(run: Run, survey: Survey, enrolment: frozenset[str], track: "Track") -> None:
+    """Fill `work/attacker` with embeddings of the enrolment half, anonymized by the same system with another key."""
+    job = run.job
+    folder = run.parts("attacker")
+    description = "attack with the same system"
+    columns = view_columns(job, survey)
+    finished = finished_ids(folder, "attacker")
+    track.begin(description, len(enrolment), len(finished))
+    if len(finished) == len(enrolment):
+        return
+    select = Select("attacker", columns, finished, only=enrolment)
+    weights = PROFILES[job.profile]["speaker"]
+    arguments = anonymizer_arguments(job, derive_key(run.key, "attacker"))
+    schema = pa.schema(
+        [(name, pa.string()) for name in ("view", "utt_id", "speaker_id")] + [("embedding", pa.list_(pa.float32()))]
+    )
+    steps: list[Step] = [
+        (Decode, {"folder": survey.folder, "sample_rate": job.sample_rate, "max_seconds": job.max_seconds}),
+        (Anonymize, arguments),
+        (Encode, {"sample_rate": job.sample_rate}),
+        (Decode, {"folder": survey.folder, "sample_rate": AUDIT_RATE, "max_seconds": job.max_seconds + 1}),
+        (EmbedSpeaker, {"weights": weights, "device": "cuda" if job.gpus else "cpu"}),
+        (WriteParts, {"folder": str(folder.absolute()), "schema": schema}),
+    ]
+    run_pass(read_view(list(survey.files), select, survey.schema), steps, job.workers, job.gpus, track, description)

@@ -1,0 +1,149 @@
+"""The command line. Every command ends with an exit code that a job scheduler can act on:
+
+0 released (or done), 3 withheld or for review, 2 the input or the configuration is wrong, 1 anything else.
+
+Nothing heavy is imported before a command needs it, so that `--help` answers at once.
+"""
+
+import os
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pipelines.config import Job
+from pipelines.options import takes_job
+from pipelines.prepare.cli import prepare_app
+
+RELEASED, OTHER, WRONG_INPUT, NOT_RELEASED = 0, 1, 2, 3
+
+app = typer.Typer(
+    name="voxveil",
+    help="Anonymize a speech corpus, attack the result, and release it only when a written policy is met.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+app.add_typer(prepare_app)
+console = Console(stderr=True, highlight=False)
+
+
+def main() -> None:
+    """Run the command line; libraries are told to keep to themselves first."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    app()
+
+
+def told_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn what users can mend into one line and an exit code; anything else keeps its traceback and exits with 1."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        from governance.policy import PolicyError
+        from governance.publish import PublishError
+        from governance.tracking import TrackingUnavailable
+        from models.registry import WeightsChanged, WeightsMissing
+        from operators.schema import InputError
+
+        try:
+            command(*args, **kwargs)
+        except (InputError, PolicyError, PublishError, WeightsMissing, WeightsChanged) as fault:
+            console.print(f"[bold red]voxveil:[/] {_escaped(str(fault))}", soft_wrap=True)
+            raise typer.Exit(WRONG_INPUT) from None
+        except TrackingUnavailable as fault:
+            console.print(f"[bold red]voxveil:[/] {_escaped(str(fault))}", soft_wrap=True)
+            console.print("Nothing was released. The staged result is kept: run the same command with --resume.")
+            raise typer.Exit(OTHER) from None
+
+    return wrapped
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+OUTPUT = Path("voxveil-out")
+# Options that several commands share.
+RESUME = typer.Option(help="Continue the newest unfinished run of the same job.")
+DRY_RUN = typer.Option("--dry-run", help="Check configuration, weights and the first rows; say what would run; stop.")
+JSON = typer.Option("--json", help="Write decision, rules, metrics, counts and paths to this file.")
+
+
+@app.command(
+    epilog="Example: `voxveil release --index corpus/index.parquet --name calls-2026 --keep-columns text,gender`"
+)
+@told_in_one_line
+@takes_job
+def release(
+    job: Job,
+    resume: Annotated[bool, RESUME] = False,
+    dry_run: Annotated[bool, DRY_RUN] = False,
+    json: Annotated[Path | None, JSON] = None,
+) -> None:
+    """Anonymize a corpus, audit the result, and release it if the policy is met.
+
+    Exit codes: 0 released, 3 withheld or for review, 2 the input or configuration is wrong, 1 anything else.
+    """
+    from pipelines.terminal import decide_job
+
+    raise typer.Exit(decide_job(job, "release", resume, dry_run, json, console))
+
+
+@app.command(epilog="Example: `voxveil audit --index corpus/index.parquet --name calls-2026 --anonymizer identity`")
+@told_in_one_line
+@takes_job
+def audit(
+    job: Job,
+    resume: Annotated[bool, RESUME] = False,
+    dry_run: Annotated[bool, DRY_RUN] = False,
+    json: Annotated[Path | None, JSON] = None,
+) -> None:
+    """Do all that `release` does but publish: what would the decision be?
+
+    Exit codes: 0 it would be released, 3 withheld or for review, 2 input or configuration is wrong, 1 anything else.
+    """
+    from pipelines.terminal import decide_job
+
+    raise typer.Exit(decide_job(job, "audit", resume, dry_run, json, console))
+
+
+@app.command(epilog="Example: `voxveil anonymize --index corpus/index.parquet --name calls-2026 --anonymizer mcadams`")
+@told_in_one_line
+@takes_job
+def anonymize(job: Job, resume: Annotated[bool, RESUME] = False) -> None:
+    """Only anonymize: the result was attacked by nobody and stays in the run's private folder.
+
+    Exit codes: 0 done, 2 the input or configuration is wrong, 1 anything else.
+    """
+    from pipelines.terminal import anonymize_only
+
+    anonymize_only(job, resume, console)
+
+
+@app.command(epilog="Example: `voxveil demo --output /tmp/voxveil-demo`")
+@told_in_one_line
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder under which everything is written.")] = OUTPUT,
+) -> None:
+    """Release the sample corpus of synthetic voices that comes with the project. Succeeds whatever the decision is."""
+    from pipelines.terminal import run_demo
+
+    run_demo(output, console)
+
+
+@app.command(epilog="Example: `voxveil report voxveil-out/calls-2026`")
+@told_in_one_line
+def report(
+    folder: Annotated[Path, typer.Argument(help="A dataset's folder, one of its runs, or a report.json.")],
+) -> None:
+    """Show the decision and the rules of a finished run, the newest of a dataset."""
+    from pipelines.terminal import show_report
+
+    show_report(folder, console)

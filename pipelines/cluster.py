@@ -1,0 +1,100 @@
+"""Ray, started or joined: one machine by default, a cluster by RAY_ADDRESS.
+
+A pass is one Ray Data pipeline whose last operator writes; the driver sees receipts alone, so that its memory does not
+grow with the corpus. Blocks are cut to a few rows, because audio is big.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ray.data
+
+    from operators.chain import Step
+    from pipelines.progress import Track
+
+ROWS_PER_BATCH = 8
+OBJECT_STORE_BYTES = 1 << 30
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS, or start Ray on this machine and stop it at the end."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray
+    import ray.data
+
+    started = not ray.is_initialized()
+    if started:
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            # One CPU more than there are: reading and cutting tables mostly waits, and must never wait for an actor.
+            cores = len(os.sched_getaffinity(0))
+            with _silent_stderr():
+                ray.init(
+                    num_cpus=cores + 1,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        if started:
+            ray.shutdown()
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Close the mouth of Ray's native code while it starts: it announces its own log level. Errors are raised."""
+    saved = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def run_pass(
+    dataset: "ray.data.Dataset", steps: "list[Step]", workers: int | None, gpus: float, track: "Track", description: str
+) -> tuple[int, int]:
+    """Drive `dataset` through `steps` in a pool of 1 to `workers` actors; return (rows written, rows with a reason).
+
+    The last step must be WriteParts. Actors that die are replaced and their batches done again.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    from operators.chain import Chain
+
+    most = max(1, int(ray.cluster_resources().get("CPU", 2)) - 1)
+    most = min(most, workers or most)
+    receipts = dataset.repartition(target_num_rows_per_block=ROWS_PER_BATCH).map_batches(
+        Chain,
+        fn_constructor_kwargs={"steps": steps},
+        batch_size=ROWS_PER_BATCH,
+        batch_format="numpy",
+        zero_copy_batch=False,
+        compute=ActorPoolStrategy(min_size=min(2, most), max_size=most),
+        num_cpus=1,
+        num_gpus=gpus or None,
+    )
+    written = unusable = 0
+    for batch in receipts.iter_batches(batch_size=None):
+        written += int(batch["rows"].sum())
+        unusable += int(batch["unusable"].sum())
+        track.advance(description, int(batch["rows"].sum()))
+    return written, unusable

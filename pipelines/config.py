@@ -1,0 +1,137 @@
+"""A job's configuration: one pydantic model, read from YAML, from options, or from both (options win).
+
+The descriptions here are what `--help` shows; a field added here is an option of `release` and `audit` at once.
+"""
+
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from operators.schema import InputError
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Job(BaseModel):
+    """What to release or audit, and how."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    index: str = Field(description="Parquet file, folder or URI (s3://…) of the corpus.")
+    name: str = Field(description="Name of the dataset; also its MLflow experiment.")
+    output: Path = Field(Path("voxveil-out"), description="Folder under which everything is written.")
+    anonymizer: str = Field(
+        "mcadams", description="Anonymizer: mcadams, or identity (the control that changes nothing)."
+    )
+    voice_level: Literal["utterance", "speaker"] = Field(
+        "utterance", description="A new pseudo-voice for every utterance, or one a speaker (readable, but linkable)."
+    )
+    profile: Literal["embedded", "standard"] = Field("embedded", description="Auditors: embedded needs no network.")
+    policy: str = Field("default", description="Policy: `default`, or a YAML file.")
+    key_env: str = Field(
+        "VOXVEIL_KEY",
+        description="Environment variable with the pseudonym key in hex; unset: a key for this run alone.",
+    )
+    keep_columns: tuple[str, ...] = Field(
+        (), description="Columns to release besides ids and audio, e.g. text,emotion."
+    )
+    subgroups: tuple[str, ...] | None = Field(
+        None, description="Columns whose values get figures of their own; default: gender where the index has it."
+    )
+    language: str | None = Field(
+        None, description="Language code of the corpus; default: the column `language`, or else en."
+    )
+    sample_rate: int = Field(16_000, ge=8_000, le=48_000, description="Sample rate of the released audio, hertz.")
+    min_seconds: float = Field(0.5, ge=0, description="Shorter utterances are quarantined.")
+    max_seconds: float = Field(120.0, gt=0, description="Longer utterances are quarantined.")
+    seed: int = Field(0, description="Seed of the enrolment split and of the bootstrap.")
+    workers: int | None = Field(None, ge=1, description="Actors at most; default: one a CPU core.")
+    gpus: float = Field(0.0, ge=0, description="GPUs (or a fraction) for each actor.")
+
+    @field_validator("name")
+    @classmethod
+    def name_is_plain(cls, name: str) -> str:
+        if not NAME_PATTERN.fullmatch(name):
+            raise ValueError("use letters, digits, dots, dashes and underscores, 64 at most, a letter or digit first")
+        return name
+
+    @field_validator("keep_columns", "subgroups", mode="before")
+    @classmethod
+    def split_commas(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("anonymizer")
+    @classmethod
+    def anonymizer_exists(cls, name: str) -> str:
+        from models.catalogue import ANONYMIZERS
+
+        if name not in ANONYMIZERS:
+            raise ValueError(f"no such anonymizer; there are {', '.join(ANONYMIZERS)}")
+        return name
+
+    @field_validator("keep_columns")
+    @classmethod
+    def ids_are_not_kept(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        for name in columns:
+            if name in ("utt_id", "speaker_id", "audio"):
+                raise ValueError(f"{name} is released anyway, in its anonymized form; leave it out")
+        return columns
+
+    def folder(self) -> Path:
+        """The dataset's own folder: runs and, after a release, the released data lie in it."""
+        return self.output / self.name
+
+
+def load_job(config: Path | None, options: dict[str, Any]) -> Job:
+    """Return the job of a YAML file and the options given (None: not given). Raises InputError, one line."""
+    fields: dict[str, Any] = {}
+    source = "the options"
+    if config is not None:
+        import yaml
+
+        source = str(config)
+        try:
+            fields = yaml.safe_load(config.read_text()) or {}
+        except OSError as fault:
+            raise InputError(f"cannot read the job file {config}: {fault.strerror}") from None
+        except yaml.YAMLError as fault:
+            raise InputError(f"{config} is not YAML: {str(fault).splitlines()[0]}") from None
+        if not isinstance(fields, dict):
+            raise InputError(f"{config} must be a mapping of fields to values, such as `index: corpus/index.parquet`")
+        for name in ("index", "policy"):  # a job file's paths start where the file lies
+            value = fields.get(name)
+            if isinstance(value, str) and "://" not in value and (config.parent / value).exists():
+                fields[name] = str(config.parent / value)
+    fields |= {name: value for name, value in options.items() if value is not None}
+    try:
+        return Job(**fields)
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "job"
+        known = f" Fields: {', '.join(Job.model_fields)}." if first["type"] == "extra_forbidden" else ""
+        problem = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
+        option = "--" + field.replace("_", "-")
+        raise InputError(f"{source}: {field}: {problem} (option {option}).{known}") from None
+
+
+def job_key(job: Job) -> bytes | None:
+    """Return the key of the environment, or None where the variable is not set. Raises InputError."""
+    text = os.environ.get(job.key_env)
+    if text is None:
+        return None
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        raise InputError(f"the key in {job.key_env} is not hexadecimal; make one with `openssl rand -hex 32`") from None
+    if len(key) < 16:
+        raise InputError(f"the key in {job.key_env} is shorter than 16 bytes; make one with `openssl rand -hex 32`")
+    return key
+
+
+def ephemeral_key() -> bytes:
+    """Return a key for one run."""
+    return secrets.token_bytes(32)

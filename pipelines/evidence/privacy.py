@@ -1,0 +1,98 @@
+"""Privacy: the speaker-verification attacker's figures in each scenario."""
+
+import numpy as np
+import pyarrow as pa
+
+from metrics.estimate import Estimate, distrust
+from metrics.inference import attribute_inference, inference_chance
+from metrics.linkability import linkability
+from metrics.singling_out import singling_out
+from metrics.trials import Trials, cosine_trials, split_enrolment_trial
+from metrics.validity import attack_validity, trial_numbers
+from metrics.verification import evaluate_verification
+from pipelines.evidence.views import Views, stack
+
+Figures = dict[str, Estimate]
+Attacks = dict[str, Trials]
+
+
+def attack(views: Views, attacker: pa.Table, seed: int) -> tuple[Attacks, Figures, list[str]]:
+    """Return the trials of each scenario, their figures, and what a reader has to know.
+
+    `attacker` holds `utt_id` and `embedding` of the enrolment half, anonymized by the attacker with a key of its own.
+    """
+    split = split_enrolment_trial(views.utt_ids, views.speakers, seed)
+    notes = []
+    taking_part = len(set(views.speakers)) - len(split.excluded_speakers)
+    if split.excluded_speakers:
+        notes.append(
+            f"{len(split.excluded_speakers)} speakers have a single utterance, which cannot be known to the attacker "
+            "and tried at once; they take no part in the attack."
+        )
+    if taking_part < 2:
+        notes.append(
+            f"The attack needs at least two speakers with two utterances each, and this corpus has {taking_part}: "
+            "nothing is known about its privacy."
+        )
+        return {}, {}, notes
+    notes.append(
+        f"The attacker knows {len(split.enrolment)} utterances of {taking_part} speakers and tries to recognise these "
+        f"speakers in {len(split.trial)} others. Which are known is drawn for each speaker by a hash of the "
+        f"utterance's name (seed {seed})."
+    )
+    speakers = np.array(views.speakers)
+    known, tried = speakers[split.enrolment], speakers[split.trial]
+    original, anonymized = stack(views.original, "embedding"), stack(views.anonymized, "embedding")
+    own = dict(zip(attacker["utt_id"].to_pylist(), stack(attacker, "embedding"), strict=True))
+    informed = np.stack([own[views.utt_ids[row]] for row in split.enrolment])
+    attacks = {
+        "unprotected": cosine_trials(original[split.enrolment], known, original[split.trial], tried),
+        "ignorant": cosine_trials(original[split.enrolment], known, anonymized[split.trial], tried),
+        "lazy_informed": cosine_trials(informed, known, anonymized[split.trial], tried),
+    }
+    figures: Figures = {}
+    for scenario, trials in attacks.items():
+        found, missing = measure_attack(scenario, trials, seed)
+        if scenario == "unprotected":
+            reasons = trial_numbers(trials)
+        else:
+            reasons = attack_validity(figures["privacy.unprotected.eer"], trials)
+        figures |= {name: distrust(figure, reasons) for name, figure in found.items()}
+        notes += missing
+    return attacks, figures, notes
+
+
+def infer_attributes(views: Views, columns: tuple[str, ...], seed: int) -> tuple[Figures, dict[str, float]]:
+    """Return how well each labelled column can be read off the speaker embeddings of both views, and what chance is.
+
+    Rows without a label take no part; the classifier is never tested on a speaker that it was trained on.
+    """
+    figures: Figures = {}
+    chance: dict[str, float] = {}
+    for column in columns:
+        values = views.carried(column)
+        rows = [row for row, value in enumerate(values) if value]
+        labels = [str(values[row]) for row in rows]
+        if len(set(labels)) < 2:
+            continue
+        speakers = [views.speakers[row] for row in rows]
+        for name, table in (("original", views.original), ("anonymized", views.anonymized)):
+            metric = f"privacy.inference.{column}.{name}"
+            figures[metric] = attribute_inference(stack(table, "embedding")[rows], labels, speakers, seed)
+            chance[metric] = inference_chance(labels)
+    return figures, chance
+
+
+def measure_attack(scenario: str, trials: Trials, seed: int) -> tuple[Figures, list[str]]:
+    """Return the figures of one scenario, and a note for each criterion that its trials do not allow."""
+    prefix = f"privacy.{scenario}"
+    figures = {f"{prefix}.{name}": figure for name, figure in evaluate_verification(trials, seed).items()}
+    notes = []
+    for criterion, measure in (("linkability", linkability), ("singling_out", singling_out)):
+        try:
+            by_population = measure(trials, seed)
+        except ValueError as fault:
+            notes.append(f"{criterion.replace('_', ' ').capitalize()} was not measured ({scenario}): {fault}.")
+            continue
+        figures |= {f"{prefix}.{criterion}.{population}": figure for population, figure in by_population.items()}
+    return figures, notes

@@ -1,0 +1,40 @@
+"""Views: the feature tables of an audit, both versions of a corpus row for row."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pds
+
+
+@dataclass(frozen=True)
+class Views:
+    """Row i of `original` and row i of `anonymized` are the same utterance, `utt_ids[i]` by `speakers[i]`."""
+
+    utt_ids: list[str]
+    speakers: list[str]
+    original: pa.Table
+    anonymized: pa.Table
+
+    def carried(self, name: str) -> list[str | None]:
+        """Return a column of the index that was carried along."""
+        return self.original[name].to_pylist()
+
+
+def read_views(folder: Path) -> Views:
+    """Read `work/features`. Raises ValueError where the views do not hold the same utterances."""
+    table = pds.dataset(folder, format="parquet").to_table()
+    original, anonymized = (
+        table.filter(pc.equal(table["view"], view)).sort_by("utt_id") for view in ("original", "anonymized")
+    )
+    ids = original["utt_id"].to_pylist()
+    if ids != anonymized["utt_id"].to_pylist():
+        raise ValueError("the audited views hold different utterances; start the run again without --resume")
+    return Views(ids, original["speaker_id"].to_pylist(), original, anonymized)
+
+
+def stack(table: pa.Table, column: str) -> np.ndarray:
+    """Return a column of equally long vectors as an array [N, D]."""
+    return np.stack([np.asarray(row, np.float32) for row in table[column].to_numpy()])

@@ -1,0 +1,255 @@
+"""Release and audit: a dataset goes in, a decision comes out.
+
+    index -> survey -> anonymize -> audit -> decide -> report -> record (MLflow) -> publish
+
+Both jobs are one sequence of steps; `audit` stops before publishing. Every step leaves its result in the run's private
+folder, so that a run that was cut resumes where it was. No MLflow record, no release: where tracking is down the
+staged result stays, and `--resume` finishes later.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pds
+import pyarrow.parquet as pq
+
+from governance.lineage import AnonymizerUsed, Counts, Lineage, ModelUsed
+from governance.policy import Policy, load_policy
+from governance.publish import check_target, publish
+from governance.report import Report
+from governance.tracking import TrackingUnavailable, check_tracking, record, tracking_uri
+from metrics.trials import split_enrolment_trial
+from models import registry
+from operators.schema import InputError
+from pipelines.anonymize import anonymize_index, seal, subgroup_columns, write_quarantine
+from pipelines.audit import anonymize_as_attacker, extract_features
+from pipelines.cluster import ray_session
+from pipelines.config import Job, job_key
+from pipelines.runs import Run, start_run
+from pipelines.survey import Survey, survey_index
+
+if TYPE_CHECKING:
+    from pipelines.progress import Track
+
+Kind = Literal["release", "audit"]
+ASSUMED_ENGLISH = "The index does not say in which language people speak; English was assumed (option --language)."
+SOFTWARE = ("voxveil", "torch", "ray", "mlflow", "faster-whisper", "Resemblyzer", "speechmos")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended. `released` is the folder of the released data, None where nothing was released."""
+
+    report: Report
+    run_folder: Path
+    tracking: str
+    mlflow_run_id: str | None
+    released: Path | None
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Where everything lies, for machines."""
+        paths = {
+            "report": self.run_folder / "report" / "report.html",
+            "report_json": self.run_folder / "report" / "report.json",
+            "quarantine": self.run_folder / "quarantine.parquet",
+        }
+        staged = self.run_folder / "staged"
+        if self.released is not None:
+            paths["released"] = self.released
+        elif staged.exists():
+            paths["staged"] = staged
+        return paths
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job that was checked before it runs: its policy, its index, its auditors' weights."""
+
+    job: Job
+    kind: Kind
+    policy: Policy
+    survey: Survey
+    auditors: tuple[ModelUsed, ...]
+    tracking: str
+    target: Path
+
+    @property
+    def has_key(self) -> bool:
+        """Whether the key comes from the environment."""
+        return job_key(self.job) is not None
+
+    @property
+    def language(self) -> str:
+        """The language of rows that name none."""
+        return self.job.language or "en"
+
+
+def plan_job(job: Job, kind: Kind) -> Plan:
+    """Check everything that can be checked before work starts. Raises InputError, PolicyError, PublishError,
+    WeightsMissing, WeightsChanged or TrackingUnavailable, each with one line."""
+    policy = load_policy(job.policy)
+    if policy.needs("semi_informed"):
+        raise InputError(
+            f"the policy {job.policy} has rules on privacy.semi_informed, which this version cannot measure: "
+            "take them out, or they could never pass"
+        )
+    survey = survey_index(job.index, (*job.keep_columns, *(job.subgroups or ())))
+    target = job.folder() / "released"
+    if kind == "release":
+        check_target(target)
+    job_key(job)  # a key that cannot be used is an error now, not later
+    auditors = tuple(
+        ModelUsed(role=role, uri=uri, digest=_digest(registry.resolve(uri).digests))
+        for role, uri in registry.PROFILES[job.profile].items()
+    )
+    return Plan(job, kind, policy, survey, auditors, tracking_uri(job.output), target)
+
+
+def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
+    """Run a job to its decision and, for a release that is decided so, to the released folder.
+
+    Raises what `plan_job` raises. TrackingUnavailable and PublishError leave the staged result for `--resume`.
+    """
+    plan = plan_job(job, kind)
+    try:
+        check_tracking(plan.tracking)
+    except TrackingUnavailable as fault:
+        track.say(f"MLflow does not answer ({fault}). The work goes on; nothing is released before it is recorded.")
+    run = start_run(job, kind, resume)
+    track.say(
+        f"{plan.survey.rows} rows of {plan.survey.speakers} speakers in {job.index}; the run's folder is {run.folder}"
+    )
+    if "reported" not in run.done:
+        with ray_session():
+            report = prepare_report(run, plan, track)
+        run.finish_step("reported")
+    else:
+        report = Report.from_json((run.report / "report.json").read_text())
+    run_id = record(report, run.report, plan.tracking)
+    run.finish_step("recorded", run_id)
+    released = None
+    if kind == "release" and report.decision == "release":
+        publish(run.staged, plan.target, report, run_id)
+        released = plan.target
+    run.close()
+    return Outcome(report, run.folder, plan.tracking, run_id, released)
+
+
+def run_anonymize(job: Job, resume: bool, track: "Track") -> tuple[Run, int, dict[str, int]]:
+    """Run the anonymizing half alone; return the run, the rows staged, and the count of each quarantine reason."""
+    survey = survey_index(job.index, job.keep_columns)
+    job_key(job)
+    run = start_run(job, "anonymize", resume)
+    with ray_session():
+        reasons = anonymize_and_seal(run, survey, track)
+    run.close()
+    return run, survey.rows - sum(reasons.values()), reasons
+
+
+def anonymize_and_seal(run: Run, survey: Survey, track: "Track") -> dict[str, int]:
+    """Fill `staged`, skipping what a former run finished; return the count of each quarantine reason."""
+    if "anonymized" not in run.done:
+        anonymize_index(run, survey, track)
+        run.finish_step("anonymized", write_quarantine(run, survey))
+    reasons: dict[str, int] = run.done["anonymized"]
+    unusable = sum(reasons.values())
+    if unusable == survey.rows:
+        named = ", ".join(f"{reason}: {count}" for reason, count in reasons.items())
+        raise InputError(
+            f"none of the {survey.rows} rows of {run.job.index} can be used ({named}); see {run.quarantine}"
+        )
+    if "sealed" not in run.done:
+        run.finish_step("sealed", seal(run, survey.rows - unusable))
+    return reasons
+
+
+def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
+    """Anonymize, attack and judge; write the report into the run's folder and return it. Resumes step by step."""
+    from governance.decision import decide
+    from governance.page import write_report
+    from pipelines.evidence.gather import gather_evidence
+    from pipelines.evidence.views import read_views
+
+    job, survey = run.job, plan.survey
+    reasons = anonymize_and_seal(run, survey, track)
+    unusable = sum(reasons.values())
+    set_aside = frozenset(pq.read_table(run.quarantine, columns=["utt_id"])["utt_id"].to_pylist()) - {None}
+    if "features" not in run.done:
+        extract_features(run, survey, set_aside, track)
+        run.finish_step("features")
+    views = read_views(run.work / "features")
+    split = split_enrolment_trial(views.utt_ids, views.speakers, job.seed)
+    if "attacked" not in run.done:
+        enrolment = frozenset(views.utt_ids[row] for row in split.enrolment)
+        anonymize_as_attacker(run, survey, enrolment, track)
+        run.finish_step("attacked")
+    track.say("measuring, with intervals over speakers")
+    attacker = pds.dataset(run.work / "attacker", format="parquet", schema=attacker_schema()).to_table()
+    columns = subgroup_columns(job, survey)
+    evidence = gather_evidence(views, attacker, unusable, survey.rows, columns, plan.language, job.seed)
+    if not survey.languages and job.language is None:
+        evidence = replace(evidence, notes=[*evidence.notes, ASSUMED_ENGLISH])
+    decision = decide(plan.policy, evidence.metrics, evidence.chance)
+    seconds = float(pc.sum(views.original["seconds"]).as_py())
+    report = Report.of(evidence, lineage_of(run, plan, reasons, seconds), plan.policy, decision)
+    write_report(report, evidence, run.report)
+    return report
+
+
+def lineage_of(run: Run, plan: Plan, reasons: dict[str, int], seconds: float) -> Lineage:
+    """Return where the result comes from. `seconds` is the duration of the usable original speech."""
+    job, survey = run.job, plan.survey
+    unusable = sum(reasons.values())
+    config: dict[str, Any] = {"sample_rate": job.sample_rate, "voice_level": job.voice_level}
+    described = json.dumps([job.anonymizer, config], sort_keys=True)
+    return Lineage(
+        job=plan.kind,
+        job_id=run.run_id,
+        created=datetime.now(UTC),
+        dataset=job.name,
+        index_uri=job.index,
+        fingerprint=fingerprint(run.work / "anonymized"),
+        output_digest=_digest({path.name: _sha256(path) for path in sorted(run.staged.glob("*.parquet"))}),
+        counts=Counts(input=survey.rows, released=survey.rows - unusable, quarantined=unusable, reasons=reasons),
+        speakers=survey.speakers,
+        hours=seconds / 3600,
+        profile=job.profile,
+        anonymizer=AnonymizerUsed(
+            name=job.anonymizer, config=config, digest=hashlib.sha256(described.encode()).hexdigest()
+        ),
+        auditors=plan.auditors,
+        key_policy="ephemeral" if run.key_is_ephemeral else "environment",
+        voice_policy=job.voice_level,
+        code_version=importlib.metadata.version("voxveil"),
+        software={name: importlib.metadata.version(name) for name in SOFTWARE},
+    )
+
+
+def fingerprint(anonymized: Path) -> str:
+    """Return the digest of a corpus: of every id and encoded audio in it, whatever the order of its rows."""
+    table = pds.dataset(anonymized, format="parquet").to_table(columns=["utt_id", "audio_digest"])
+    rows = sorted(zip(table["utt_id"].to_pylist(), table["audio_digest"].to_pylist(), strict=True))
+    return hashlib.sha256("\n".join(f"{utt_id}\t{digest}" for utt_id, digest in rows).encode()).hexdigest()
+
+
+def attacker_schema() -> pa.Schema:
+    """Return what is read of the attacker's table, empty where nobody could be enrolled."""
+    return pa.schema([("utt_id", pa.string()), ("embedding", pa.list_(pa.float32()))])
+
+
+def _digest(digests: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(digests), sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
