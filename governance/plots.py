@@ -4,6 +4,7 @@ Text stays text and colours are CSS variables with a light default, so a drawing
 still opens on its own. Drawing the same twice gives the same bytes. matplotlib is imported when the first one is drawn.
 """
 
+import hashlib
 import io
 import math
 import re
@@ -70,6 +71,7 @@ _STYLE: Any = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
 }
+MOST_GROUPS = 24  # of a subgroup that are drawn; those that fare worst, where there are more
 WIDTH = 4.3  # inches; a column of the page, so that text keeps a readable size on a telephone
 
 
@@ -271,6 +273,10 @@ def subgroup_intervals(
 ) -> Plot:
     """Draw one metric for every value of a column, with intervals, and the figure of everyone as a line."""
     meaning = describe(name)
+    every = len(groups)
+    if every > MOST_GROUPS:
+        sign = -1 if meaning.better == "lower" else 1
+        groups = sorted(groups, key=lambda group: sign * group[1].value)[:MOST_GROUPS]
     labels = [f"{clean(value)} ({estimate.n})" for value, estimate in groups]
     scale = 100 if meaning.unit in ("share", "points", "ratio") else 1
 
@@ -291,12 +297,13 @@ def subgroup_intervals(
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(f"{meaning.title}{' (per cent)' if scale == 100 else ''}", loc="left")
 
+    only = f" (the worst {len(groups)} of {every})" if every > len(groups) else ""
     told = "; ".join(f"{clean(value)} {written(estimate.value, meaning.unit)}" for value, estimate in groups)
     return Plot(
-        re.sub(r"[^a-z0-9-]+", "-", f"subgroup-{column}-{name}".lower()),
-        f"{meaning.title}, by {clean(column)}",
-        f"{meaning.title} by {clean(column)}, with 95 % intervals: {told}.",
-        _svg(draw, height=0.75 + 0.3 * len(groups), name=f"subgroup-{column}-{name}"),
+        _slug(f"subgroup-{column}-{name}"),
+        f"{meaning.title}, by {clean(column)}{only}",
+        f"{meaning.title} by {clean(column)}{only}, with 95 % intervals: {told}.",
+        _svg(draw, height=0.75 + 0.3 * len(groups), name=_slug(f"subgroup-{column}-{name}")),
     )
 
 
@@ -332,6 +339,13 @@ def clean(label: str, longest: int = 28) -> str:
     printable = "".join(letter if letter.isprintable() else " " for letter in label)
     line = " ".join(printable.split()) or "(empty)"
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def _slug(text: str) -> str:
+    """Return a name for files and ids; one that had to be changed beyond recognition stays unique."""
+    plain = re.sub(r"[._ ]", "-", text.lower())
+    safe = re.sub(r"[^a-z0-9-]", "", plain)[:80]
+    return safe if safe == plain else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _error_rates(
@@ -389,7 +403,7 @@ def _svg(draw: "Callable[[Axes], None]", height: float, name: str) -> str:
         draw(figure.subplots())
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", metadata=nothing)
-    return _restyled(buffer.getvalue(), re.sub(r"[^a-z0-9-]+", "-", name.lower()))
+    return _restyled(buffer.getvalue(), _slug(name))
 
 
 def _restyled(svg: str, name: str) -> str:
