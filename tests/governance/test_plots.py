@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from release_sample import ReportMaker
 
+from governance.drawing import clean
 from governance.evidence import Evidence
-from governance.plots import clean, draw_all, population_series, subgroup_series
+from governance.plots import draw_all, population_series, subgroup_series
 from metrics.estimate import Estimate
 
 
