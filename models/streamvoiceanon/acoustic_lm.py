@@ -42,7 +42,7 @@ class AcousticLMConfig:
 
 
 class FastState:
-    """What the fast transformer needs for a batch, made once and used again for every frame: its caches hold one frame."""
+    """What the fast transformer needs for a batch, made once and used for every frame: its caches hold one frame."""
 
     def __init__(self, caches: tuple[KeyValueCache, ...], sights: list[Sight]) -> None:
         self.caches, self.sights = caches, sights
@@ -140,7 +140,8 @@ class AcousticLM(nn.Module):
     def write_frame(self, hidden: Tensor, choose: Callable[[Tensor], Tensor], state: FastState) -> Tensor:
         """Map hidden states [B, width] to codes [B, codebooks]; `choose` maps logits [B, codes] to codes [B]."""
         model = self.decoder.model
-        x, codes = hidden.unsqueeze(1), []
+        x = hidden.unsqueeze(1)
+        codes: list[Tensor] = []
         for sight in state.sights:
             if codes:
                 x = model.fast_embeddings(codes[-1]).unsqueeze(1)

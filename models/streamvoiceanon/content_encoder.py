@@ -1,6 +1,7 @@
 """The content encoder: speech to one content code a frame, what is said without who says it.
 
-The parts that only training used (a decoder head and a second transformer, over half of the checkpoint) are never built.
+The parts that only training used (a decoder head and a second transformer, over half of the checkpoint) are never
+built.
 """
 
 from dataclasses import dataclass
@@ -84,8 +85,8 @@ class ContentEncoder(nn.Module):
     def forward(self, samples: Tensor, state: State, mels: Tensor | None = None) -> tuple[Tensor, State]:
         """Map samples [B, n x 2048] to codes [B, n], and the state on.
 
-        `mels` [B]: how many mel frames of this chunk lie within the utterance; those after it are zeroed before and after
-        the backbone, as the published network does. None: all.
+        `mels` [B]: how many mel frames of this chunk lie within the utterance; those after it are zeroed before and
+        after the backbone, as the published network does. None: all.
         """
         mel_state, backbone_state, down_state, transformer_state = state
         x, mel_state = self.mel(samples, mel_state)

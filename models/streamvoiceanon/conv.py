@@ -4,6 +4,9 @@ All of them map audio features [B, time, channels] and a state to the features a
 are those of the published checkpoints, so that their tensors load as they are.
 """
 
+import itertools
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,8 +50,8 @@ class CausalConv1d(nn.Module):
 class CausalConvTranspose1d(nn.Module):
     """An upsampling convolution whose kernel is its stride (no overlap) or twice its stride (overlaps one input).
 
-    Every input makes `stride` outputs, from itself and (where the kernel overlaps) the input before it: a convolution of
-    one or two taps whose channels are then laid out in time.
+    Every input makes `stride` outputs, from itself and (where the kernel overlaps) the input before it: a convolution
+    of one or two taps whose channels are then laid out in time.
     """
 
     packed: kernels.PackedWeights | None = None
@@ -56,7 +59,9 @@ class CausalConvTranspose1d(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
         super().__init__()
         if kernel not in (stride, 2 * stride):
-            raise ValueError(f"a causal transposed convolution of kernel {kernel} and stride {stride} is not known here")
+            raise ValueError(
+                f"a causal transposed convolution of kernel {kernel} and stride {stride} is not known here"
+            )
         self.conv = nn.ConvTranspose1d(inputs, outputs, kernel, stride)
         self.past = kernel // stride - 1
 
@@ -161,7 +166,7 @@ class ConvNeXtEncoder(nn.Module):
         stem = nn.ModuleList([CausalConv1d(bands, widths[0], kernel=7), nn.LayerNorm(widths[0], eps=1e-6)])
         between = [
             nn.ModuleList([nn.LayerNorm(narrow, eps=1e-6), PointwiseConv1d(narrow, wide)])
-            for narrow, wide in zip(widths[:-1], widths[1:], strict=True)
+            for narrow, wide in itertools.pairwise(widths)
         ]
         self.downsample_layers = nn.ModuleList([stem, *between])
         self.stages = nn.ModuleList(
@@ -171,17 +176,23 @@ class ConvNeXtEncoder(nn.Module):
         self.norm = nn.LayerNorm(widths[-1], eps=1e-6)
 
     def initial_state(self, batch: int) -> State:
-        return (
-            self.downsample_layers[0][0].initial_state(batch),
-            tuple(block.initial_state(batch) for stage in self.stages for block in stage),
+        (stem, _), *_ = self._layers()
+        return stem.initial_state(batch), tuple(
+            block.initial_state(batch) for stage in self._stages() for block in stage
         )
+
+    def _layers(self) -> list[Any]:
+        return list(self.downsample_layers)
+
+    def _stages(self) -> list[Any]:
+        return list(self.stages)
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Map [B, n, bands] to [B, n, widths[-1]], and the state on."""
         stem, blocks = state
         after = []
         remembered = iter(blocks)
-        for i, ((first, second), stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
+        for i, ((first, second), stage) in enumerate(zip(self._layers(), self._stages(), strict=True)):
             if i == 0:
                 x, stem = first(x, stem)
             else:
@@ -206,12 +217,15 @@ class Resample(nn.Module):
             self.add_module(str(i), nn.ModuleList([make(channels, channels, 2, stride=2), ConvNeXtBlock(channels)]))
 
     def initial_state(self, batch: int) -> State:
-        return tuple(tuple(layer.initial_state(batch) for layer in pair) for pair in self.children())  # type: ignore[attr-defined]
+        return tuple(tuple(layer.initial_state(batch) for layer in pair) for pair in self._pairs())
+
+    def _pairs(self) -> list[Any]:
+        return list(self.children())
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Map [B, n, channels] to [B, n / 4, channels] or [B, 4 n, channels], and the state on."""
         after = []
-        for (conv, block), (conv_past, block_past) in zip(self.children(), state, strict=True):  # type: ignore[misc]
+        for (conv, block), (conv_past, block_past) in zip(self._pairs(), state, strict=True):
             x, conv_past = conv(x, conv_past)
             x, block_past = block(x, block_past)
             after.append((conv_past, block_past))

@@ -23,16 +23,18 @@ class LogMel(nn.Module):
 
     def __init__(self, bands: int = 160) -> None:
         super().__init__()
-        filters = torchaudio.functional.melscale_fbanks(
-            n_freqs=WINDOW // 2 + 1,
-            f_min=0.0,
-            f_max=SAMPLE_RATE / 2,
-            n_mels=bands,
-            sample_rate=SAMPLE_RATE,
-            norm="slaney",
-            mel_scale="slaney",
-        )
-        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        with torch.device("cpu"):  # also where the network around it is built without memory, to be loaded into
+            filters = torchaudio.functional.melscale_fbanks(
+                n_freqs=WINDOW // 2 + 1,
+                f_min=0.0,
+                f_max=SAMPLE_RATE / 2,
+                n_mels=bands,
+                sample_rate=SAMPLE_RATE,
+                norm="slaney",
+                mel_scale="slaney",
+            )
+            window = torch.hann_window(WINDOW)
+        self.register_buffer("window", window, persistent=False)
         self.register_buffer("filters", filters.T.contiguous(), persistent=False)
 
     def initial_state(self, batch: int) -> Tensor:

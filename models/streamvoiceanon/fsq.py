@@ -1,8 +1,8 @@
 """Finite scalar quantization: every channel is bounded and rounded to a few levels; the levels together are the code.
 
 Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple", 2023 (arXiv 2309.15505). The published networks were
-trained with two releases of one implementation: the codec's bounds its input twice, once as residual quantizer and once as
-scalar quantizer, the timbre encoder's once. What they compute depends on it.
+trained with two releases of one implementation: the codec's bounds its input twice, once as residual quantizer and
+once as scalar quantizer, the timbre encoder's once. What they compute depends on it.
 """
 
 import math
@@ -24,8 +24,8 @@ class FiniteScalarQuantizer(nn.Module):
         self.project_out = nn.Linear(len(levels), width)
         self.size = math.prod(levels)
         places = [math.prod(levels[:i]) for i in range(len(levels))]
-        self.register_buffer("levels", torch.tensor(levels), persistent=False)
-        self.register_buffer("basis", torch.tensor(places), persistent=False)
+        self.register_buffer("levels", torch.tensor(levels, device="cpu"), persistent=False)
+        self.register_buffer("basis", torch.tensor(places, device="cpu"), persistent=False)
 
     def _bound(self, x: Tensor) -> Tensor:
         """Squash each channel into the open range of its levels, centred so that rounding gives exactly that many."""

@@ -1,9 +1,9 @@
 """Writing acoustic codes with the acoustic language model: the order of a sequence, sampling, refilling, many at once.
 
-A sequence is the speaker condition, then content and acoustic vectors in turn. With a delay of d frames, content frame t is
-followed by acoustic frame t - d: first the prompt's frames, then the source's without a mark. The first d acoustic places
-hold wait-for-start vectors, the d content places past the last frame hold wait-for-end vectors. Every sequence has its own
-generator and its own row in the cache; what it becomes depends on nothing else in the batch.
+A sequence is the speaker condition, then content and acoustic vectors in turn. With a delay of d frames, content
+frame t is followed by acoustic frame t - d: first the prompt's frames, then the source's without a mark. The first d
+acoustic places hold wait-for-start vectors, the d content places past the last frame hold wait-for-end vectors. Every
+sequence has its own generator and its own row in the cache; what it becomes depends on nothing else in the batch.
 """
 
 from collections import deque
@@ -89,10 +89,14 @@ class WriterBatch:
         lm = self._lm
         self._state.restart(slot)
         wait = lm.decoder.wait4start_embedding.weight[:delay]
-        acoustic = torch.cat([wait, lm.embed_acoustic(prompt.acoustic)])  # (delay + P, width): what follows content frame i
+        acoustic = torch.cat(
+            [wait, lm.embed_acoustic(prompt.acoustic)]
+        )  # (delay + P, width): what follows content frame i
         content = lm.embed_content(prompt.content)
         frames = len(content)
-        vectors = torch.stack([content, acoustic[:frames]], dim=1).flatten(0, 1)[:-1]  # its last acoustic one is pending
+        vectors = torch.stack([content, acoustic[:frames]], dim=1).flatten(0, 1)[
+            :-1
+        ]  # its last acoustic one is pending
         self._read(slot, torch.cat([prompt.condition, vectors]))
         self._writers[slot] = Writer(
             prompt,
@@ -111,7 +115,8 @@ class WriterBatch:
     def step(self, content: dict[int, Tensor]) -> dict[int, Tensor]:
         """Read one content vector [width] in each of these slots; return codes [codebooks] where a frame was written.
 
-        In the first `delay` steps of a sequence the acoustic frames that follow are the prompt's last, and nothing is returned.
+        In the first `delay` steps of a sequence the acoustic frames that follow are the prompt's last, and nothing is
+        returned.
         """
         lm = self._lm
         slots = sorted(content)
@@ -126,12 +131,11 @@ class WriterBatch:
         hidden, moved = lm.slow(vectors, take(self._state, rows))
         put(self._state, rows, moved)
         writing = [i for i, writer in enumerate(writers) if writer.given == 0]
-        written = self._write(hidden[writing, -1], [writers[i] for i in writing]) if writing else {}
         codes: dict[int, Tensor] = {}
-        vectors_after = lm.embed_acoustic(torch.stack(list(written), dim=1)) if writing else None
-        for row, i in enumerate(writing):
-            writers[i].pending = vectors_after[row]  # type: ignore[index]
-            codes[slots[i]] = written[row]
+        if writing:
+            written = self._write(hidden[writing, -1], [writers[i] for i in writing])  # (B, codebooks)
+            for i, frame, vector in zip(writing, written, lm.embed_acoustic(written.T), strict=True):
+                codes[slots[i]], writers[i].pending = frame, vector
         for slot, writer in zip(slots, writers, strict=True):
             if slot not in codes:
                 writer.pending = self._prompt_vector(writer, len(writer.prompt.content) - writer.given)
@@ -161,8 +165,8 @@ class WriterBatch:
     def _refill(self, slot: int, writer: Writer) -> None:
         """Make the sequence what it would be had the source begun 32 frames ago.
 
-        The cache of the prompt stands as it is (a causal model read it before anything else): only the last frames are read
-        again, with the prompt's last `delay` acoustic frames in their first places.
+        The cache of the prompt stands as it is (a causal model read it before anything else): only the last frames
+        are read again, with the prompt's last `delay` acoustic frames in their first places.
         """
         prompt_frames = len(writer.prompt.content)
         content, acoustic = list(writer.content), list(writer.acoustic)
@@ -210,8 +214,9 @@ def write_all(
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (index, codes [codebooks, T]) of each utterance as it is done.
 
-    At most `most` are written at once, fewer where their caches would pass `cache_bytes`; a slot that becomes free takes the
-    next. The longest start first, so that few are left at the end. An utterance without content comes back at once.
+    At most `most` are written at once, fewer where their caches would pass `cache_bytes`; a slot that becomes free
+    takes the next. The longest start first, so that few are left at the end. An utterance without content comes back
+    at once.
     """
     check_delay(delay)
     config = lm.config

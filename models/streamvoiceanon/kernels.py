@@ -1,8 +1,8 @@
 """The compiled half of `kernels.c`: building it once, packing weights for it, and calling it on tensors.
 
-Layers call it on a CPU once `pack` has been called on them, and plain PyTorch before that, on a GPU and in training. It
-needs a C compiler (`cc`) the first time; `available()` says whether there is one. What it computes for a row depends on that
-row alone, to the last bit, which PyTorch's products do not promise.
+Layers call it on a CPU once `pack` has been called on them, and plain PyTorch before that, on a GPU and in training.
+It needs a C compiler (`cc`) the first time; `available()` says whether there is one. What it computes for a row
+depends on that row alone, to the last bit, which PyTorch's products do not promise.
 """
 
 import ctypes
@@ -117,7 +117,12 @@ def _pointer(tensor: Tensor | None) -> int | None:
 
 
 def convolve(
-    x: Tensor, weights: PackedWeights, bias: Tensor | None, dilation: int = 1, stride: int = 1, residual: Tensor | None = None
+    x: Tensor,
+    weights: PackedWeights,
+    bias: Tensor | None,
+    dilation: int = 1,
+    stride: int = 1,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Convolve x [B, time, inputs] without padding to [B, n, outputs]; adds `residual` of that shape."""
     x = x.contiguous()
@@ -154,10 +159,9 @@ def convolve_depthwise(x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
 
 
 def gate(x: Tensor) -> Tensor:
-    """Map [..., 2 x width] (a, b) to silu(a) * b [..., width]; the width is a multiple of 16."""
-    y = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
-    _library().gate(x.data_ptr(), y.data_ptr(), y.numel() // y.shape[-1], y.shape[-1], torch.get_num_threads())  # type: ignore[union-attr]
-    return y
+    """Map [..., 2 x width] (a, b) to silu(a) * b [..., width]; the width is a multiple of 16.""" y =
+    x.new_empty(*x.shape[:-1], x.shape[-1] // 2) _library().gate(x.data_ptr(), y.data_ptr(), y.numel() // y.shape[-1],
+    y.shape[-1], torch.get_num_threads())  # type: ignore[union-attr] return y
 
 
 def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
@@ -175,9 +179,9 @@ def attend(
 ) -> Tensor:
     """Rotate, remember and attend: qkv [B, n, 3 x heads x width] to [B, n, heads x width].
 
-    `rotation` is complex64 [B, n, 1, width / 2]; `keys` and `values` [streams, heads, slots, width] are written in place, for
-    batch row b in row `streams[b]` (None: b); `position` [B] counts what each stream has seen before. A query sees the last
-    `window` positions.
+    `rotation` is complex64 [B, n, 1, width / 2]; `keys` and `values` [streams, heads, slots, width] are written in
+    place, for batch row b in row `streams[b]` (None: b); `position` [B] counts what each stream has seen before. A
+    query sees the last `window` positions.
     """
     _, heads, slots, width = keys.shape
     batch = len(qkv)

@@ -1,7 +1,7 @@
 """The style encoder: CAM++ (Wang et al., Interspeech 2023, arXiv 2303.00332), a speaker embedding of the prompt.
 
-A 2-D residual front end over 80 filterbank bands, densely connected time-delay layers each with a context-aware mask, and
-statistics pooling. Module names are those of the published checkpoint.
+A 2-D residual front end over 80 filterbank bands, densely connected time-delay layers each with a context-aware mask,
+and statistics pooling. Module names are those of the published checkpoint.
 """
 
 from collections import OrderedDict
@@ -128,7 +128,7 @@ class StyleEncoder(nn.Module):
         trunk = OrderedDict[str, nn.Module](tdnn=_TimeDelay(320, 128))
         channels = 128
         for i, (depth, dilation) in enumerate(zip(layers, (1, 2, 2), strict=True), start=1):
-            dense = OrderedDict(
+            dense = OrderedDict[str, nn.Module](
                 (f"tdnnd{j + 1}", _DenseLayer(channels + j * growth, growth, 128, dilation)) for j in range(depth)
             )
             trunk[f"block{i}"] = nn.Sequential(dense)

@@ -1,8 +1,10 @@
 """The timbre encoder: an ECAPA-TDNN (Desplanques et al., Interspeech 2020), resampled to 32 quantized latents.
 
-Of the ECAPA-TDNN only the features before pooling are used; its pooling and the heads above are never built. Module names
-are those of the published checkpoint.
+Of the ECAPA-TDNN only the features before pooling are used; its pooling and the heads above are never built. Module
+names are those of the published checkpoint.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -173,7 +175,8 @@ class PerceiverResampler(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         context = self.proj_context(x)
         latents = self.latents.expand(len(x), -1, -1)
-        for attention, feed_forward in self.layers:  # type: ignore[misc]
+        layers: list[Any] = list(self.layers)
+        for attention, feed_forward in layers:
             latents = latents + attention(latents, context)
             latents = latents + feed_forward(latents)
         return self.norm(latents)

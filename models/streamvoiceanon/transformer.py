@@ -21,7 +21,8 @@ TABLE_ROWS = 2_048
 
 
 class KeyValueCache(NamedTuple):
-    """Keys and values [streams, heads, slots, head width] of one layer: position p of a stream lies in slot p mod slots.
+    """Keys and values [streams, heads, slots, head width] of one layer: position p of a stream lies in slot p mod
+    slots.
 
     It is written in place. A chunk of n positions overwrites only what is out of sight, which holds where
     `slots >= window + chunk - 1`.
@@ -33,7 +34,8 @@ class KeyValueCache(NamedTuple):
 
 @dataclass
 class TransformerState:
-    """A cache for every layer, and for every stream of the batch how many positions it has seen and where its cache lies.
+    """A cache for every layer, and for every stream of the batch how many positions it has seen and where its cache
+    lies.
 
     `position` is int64 [B], on the CPU. `streams`, int64 [B], names the cache row of each; None: row b is stream b.
     """
@@ -66,8 +68,9 @@ def _rounded_rotation(angles: Tensor) -> Tensor:
 
 
 def rotary_table(head_width: int) -> Tensor:
-    """cos and sin of the first 2,048 positions, bfloat16 [2048, head width / 2, 2], as the published networks hold them."""
-    return _rounded_rotation(torch.outer(torch.arange(TABLE_ROWS).float(), _frequencies(head_width)))
+    """cos and sin of the first 2,048 positions, bfloat16 [2048, head width / 2, 2], as published."""
+    with torch.device("cpu"):
+        return _rounded_rotation(torch.outer(torch.arange(TABLE_ROWS).float(), _frequencies(head_width)))
 
 
 def rotations(table: Tensor, positions: Tensor) -> Tensor:
@@ -146,8 +149,8 @@ class FeedForward(nn.Module):
 class Sight:
     """What the layers of one pass share: where a chunk of each stream lies, how to rotate it, and what it may see.
 
-    The chunk holds `length` positions after those that `state` has seen; a query sees the last `window` positions of its own
-    stream, itself included.
+    The chunk holds `length` positions after those that `state` has seen; a query sees the last `window` positions of
+    its own stream, itself included.
     """
 
     def __init__(self, state: TransformerState, length: int, window: int, table: Tensor) -> None:
@@ -229,11 +232,11 @@ def new_caches(layers: nn.ModuleList, batch: int, slots: int, dtype: torch.dtype
     """Return one empty cache a layer, beside the layer's weights."""
     caches = []
     for layer in layers:
-        norm = layer.attention_norm.weight  # type: ignore[union-attr]
-        heads = layer.attention.heads  # type: ignore[union-attr]
-        shape = (batch, heads, slots, norm.shape[0] // heads)  # type: ignore[index,operator,union-attr]
-        make = {"dtype": dtype or norm.dtype, "device": norm.device}
-        caches.append(KeyValueCache(torch.zeros(shape, **make), torch.zeros(shape, **make)))  # type: ignore[arg-type]
+        assert isinstance(layer, TransformerLayer)
+        gain, heads = layer.attention_norm.weight, layer.attention.heads
+        shape = (batch, heads, slots, gain.shape[0] // heads)
+        keys, values = (torch.zeros(shape, dtype=dtype or gain.dtype, device=gain.device) for _ in range(2))
+        caches.append(KeyValueCache(keys, values))
     return tuple(caches)
 
 
