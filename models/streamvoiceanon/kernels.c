@@ -15,6 +15,7 @@
 #endif
 
 #define LANES 16
+#define WORTH 200000 /* multiplications below which waking another thread costs more than it saves */
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef float vec_u __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int8_t vec_i8 __attribute__((vector_size(LANES), aligned(1), may_alias));
@@ -107,7 +108,8 @@ static void store(const job *j, const float *line, int64_t row, int64_t out, int
     void convolve_##NAME(const TYPE *weights, const job *j, int64_t vecs, int threads) {                             \
         const int64_t width = vecs * LANES, panels = (j->outputs + width - 1) / width, rows = j->batch * j->time;    \
         const int64_t depth = j->taps * j->inputs * width, chunk = 96, chunks = (rows + chunk - 1) / chunk;          \
-        _Pragma("omp parallel for schedule(static) num_threads(threads)")                                            \
+        const int worth = rows * panels * depth > WORTH;                                                             \
+        _Pragma("omp parallel for schedule(static) num_threads(threads) if (worth)")                                 \
         for (int64_t task = 0; task < panels * chunks; task++) {                                                     \
             const int64_t p = task / chunks, row = task % chunks * chunk, out = p * width;                           \
             const int64_t end = row + chunk < rows ? row + chunk : rows;                                             \
@@ -125,7 +127,7 @@ CONVOLVE(i8, int8_t, read_i8)
 /* One kernel a channel: x [batch, time + taps - 1, channels], weights [taps, channels], y [batch, time, channels]. */
 void convolve_depthwise(const float *weights, const float *bias, const float *x, float *y, int64_t batch, int64_t time,
                         int64_t channels, int64_t taps, int threads) {
-    _Pragma("omp parallel for schedule(static) num_threads(threads) if (batch * time > 16)")
+    _Pragma("omp parallel for schedule(static) num_threads(threads) if (batch * time * channels * taps > WORTH)")
     for (int64_t row = 0; row < batch * time; row++) {
         const float *past = x + (row / time * (time + taps - 1) + row % time) * channels;
         float *out = y + row * channels;
@@ -137,7 +139,7 @@ void convolve_depthwise(const float *weights, const float *bias, const float *x,
 
 /* silu(a) * b of rows [a, b]: x [rows, 2 x width], y [rows, width]. */
 void gate(const float *x, float *y, int64_t rows, int64_t width, int threads) {
-    _Pragma("omp parallel for schedule(static) num_threads(threads) if (rows > 8)")
+    _Pragma("omp parallel for schedule(static) num_threads(threads) if (rows * width > WORTH / 16)")
     for (int64_t row = 0; row < rows; row++) {
         const float *a = x + row * 2 * width, *b = a + width;
         float *out = y + row * width;
@@ -174,7 +176,8 @@ void attend(float *qkv, const float *rotation, float *keys, float *values, const
             int64_t batch, int64_t time, int64_t heads, int64_t width, int64_t slots, int64_t window, int threads) {
     const float root = 1.0f / sqrtf((float)width);
     const int64_t room = (window + LANES - 1) / LANES * LANES;
-    _Pragma("omp parallel for schedule(static) num_threads(threads)")
+    const int worth = batch * heads * time * width * (position[0] + time) > WORTH;
+    _Pragma("omp parallel for schedule(static) num_threads(threads) if (worth)")
     for (int64_t lane = 0; lane < batch * heads; lane++) {
         const int64_t b = lane / heads, h = lane % heads;
         const int64_t cache = ((streams ? streams[b] : b) * heads + h) * slots * width;

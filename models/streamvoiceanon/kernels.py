@@ -82,6 +82,13 @@ def available() -> bool:
     return _library() is not None
 
 
+def _loaded() -> ctypes.CDLL:
+    library = _library()
+    if library is None:
+        raise RuntimeError("the CPU kernels need a C compiler (cc), and there is none")
+    return library
+
+
 class PackedWeights(NamedTuple):
     """Weights of a convolution (or a matrix: one tap) as the kernels read them."""
 
@@ -141,7 +148,7 @@ def convolve(
         y.data_ptr(),
         *(batch, time, time_in, inputs, weights.outputs, weights.taps, dilation, stride),
     )
-    function = getattr(_library(), weights.function)
+    function = getattr(_loaded(), weights.function)
     function(weights.panels.data_ptr(), ctypes.byref(job), weights.vecs, torch.get_num_threads())
     return y
 
@@ -151,7 +158,7 @@ def convolve_depthwise(x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
     x = x.contiguous()
     batch, time_in, channels = x.shape
     y = torch.empty(batch, time_in - len(weights) + 1, channels)
-    _library().convolve_depthwise(  # type: ignore[union-attr]
+    _loaded().convolve_depthwise(
         *(weights.data_ptr(), bias.data_ptr(), x.data_ptr(), y.data_ptr()),
         *(batch, y.shape[1], channels, len(weights), torch.get_num_threads()),
     )
@@ -159,18 +166,18 @@ def convolve_depthwise(x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
 
 
 def gate(x: Tensor) -> Tensor:
-    """Map [..., 2 x width] (a, b) to silu(a) * b [..., width]; the width is a multiple of 16.""" y =
-    x.new_empty(*x.shape[:-1], x.shape[-1] // 2) _library().gate(x.data_ptr(), y.data_ptr(), y.numel() // y.shape[-1],
-    y.shape[-1], torch.get_num_threads())  # type: ignore[union-attr] return y
+    """Map [..., 2 x width] (a, b) to silu(a) * b [..., width]; the width is a multiple of 16."""
+    y = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
+    rows, width = y.numel() // y.shape[-1], y.shape[-1]
+    _loaded().gate(x.data_ptr(), y.data_ptr(), rows, width, torch.get_num_threads())
+    return y
 
 
 def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
     """Root-mean-square normalization of [..., width]."""
     x = x.contiguous()
     y = torch.empty_like(x)
-    _library().rms_norm(  # type: ignore[union-attr]
-        x.data_ptr(), gain.data_ptr(), y.data_ptr(), x.numel() // len(gain), len(gain), epsilon
-    )
+    _loaded().rms_norm(x.data_ptr(), gain.data_ptr(), y.data_ptr(), x.numel() // len(gain), len(gain), epsilon)
     return y
 
 
@@ -189,7 +196,7 @@ def attend(
     y = torch.empty(batch, qkv.shape[1], heads * width)
     room = -(-window // LANES) * LANES
     scores = torch.empty(batch * heads * room)
-    _library().attend(  # type: ignore[union-attr]
+    _loaded().attend(
         *(qkv.data_ptr(), rotation.data_ptr(), keys.data_ptr(), values.data_ptr()),
         *(position.data_ptr(), _pointer(streams), y.data_ptr(), scores.data_ptr()),
         *(batch, qkv.shape[1], heads, width, slots, window, torch.get_num_threads()),

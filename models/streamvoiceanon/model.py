@@ -105,6 +105,9 @@ class StreamVoiceAnon:
             self.acoustic_lm.to(torch.bfloat16)
         elif fast:
             pack(self.acoustic_lm, "int8" if precision == "int8" else "float32")
+        if fast:
+            for network in networks.values():
+                _own(network)
 
     @classmethod
     def from_state_dicts(
@@ -303,6 +306,12 @@ class StreamVoiceAnon:
         return sum(_weights(module) for network in networks for module in network.modules())
 
 
+def _own(network: nn.Module) -> None:
+    """Copy what is left of a packed network, so that the file or the state dict that it was loaded from can be let go."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = tensor.data.clone()
+
+
 def _weights(module: nn.Module) -> int:
     packed = [value for value in vars(module).values() if isinstance(value, kernels.PackedWeights)]
     own = sum(p.numel() for p in module.parameters(recurse=False))
@@ -327,13 +336,13 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
         raise checkpoint.CheckpointError(f"the configuration does not fit this version: {error}") from None
 
 
-def convert(source: str | Path, target: Path) -> None:
+def convert(source: str | Path, target: Path, config: Config | None = None) -> None:
     """Write a published checkpoint as one safetensors file and one JSON configuration in the folder `target`.
 
     Raises CheckpointError where the source is not what the networks need.
     """
     folder = checkpoint.resolve(source)
-    config = Config()
+    config = config or Config()
     networks = build_networks(config)
     checkpoint.load_networks(networks, checkpoint.read_published(folder))
     checkpoint.save_converted(target, networks, config, checkpoint.published_digests(folder))
