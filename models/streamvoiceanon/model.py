@@ -307,9 +307,12 @@ class StreamVoiceAnon:
 
 
 def _own(network: nn.Module) -> None:
-    """Copy what is left of a packed network, so that the file or the state dict that it was loaded from can be let go."""
-    for tensor in (*network.parameters(), *network.buffers()):
-        tensor.data = tensor.data.clone()
+    """Copy what is left of a packed network, so that the file or table that it was loaded from can be let go."""
+    for module in network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, buffer.clone())
 
 
 def _weights(module: nn.Module) -> int:
