@@ -138,7 +138,7 @@ void convolve_depthwise(const float *weights, const float *bias, const float *x,
 }
 
 /* silu(a) * b of rows [a, b]: x [rows, 2 x width], y [rows, width]. */
-void gate(const float *x, float *y, int64_t rows, int64_t width, int threads) {
+static void gate(const float *x, float *y, int64_t rows, int64_t width, int threads) {
     _Pragma("omp parallel for schedule(static) num_threads(threads) if (rows * width > WORTH / 16)")
     for (int64_t row = 0; row < rows; row++) {
         const float *a = x + row * 2 * width, *b = a + width;
@@ -171,7 +171,7 @@ void rms_norm(const float *x, const float *gain, float *y, int64_t rows, int64_t
  * streams[b] (null: b), position [batch], y [batch, time, heads, width].
  * `scores` is scratch, [batch x heads, a multiple of 16 above the window]. Position p lies in slot p mod slots; a query sees the last `window`
  * positions, its own included. */
-void attend(float *qkv, const float *rotation, float *keys, float *values, const int64_t *position,
+static void attend(float *qkv, const float *rotation, float *keys, float *values, const int64_t *position,
             const int64_t *streams, float *y, float *scores,
             int64_t batch, int64_t time, int64_t heads, int64_t width, int64_t slots, int64_t window, int threads) {
     const float root = 1.0f / sqrtf((float)width);
@@ -227,4 +227,43 @@ void attend(float *qkv, const float *rotation, float *keys, float *values, const
             }
         }
     }
+}
+
+typedef struct {
+    const void *weights;
+    const float *scale; /* of each output, or null */
+    int64_t vecs, inputs, outputs;
+} matrix;
+
+typedef struct {
+    matrix qkv, out, gates, down; /* `gates` holds the two halves of the gated unit one after the other */
+    const float *attention_norm, *feed_forward_norm;
+    int64_t heads, kind; /* kind: 0 float32, 1 bfloat16, 2 int8 */
+    float epsilon;
+} layer;
+
+static void multiply(const matrix *m, int64_t kind, const float *x, const float *residual, float *y, int64_t rows, int threads) {
+    const job j = {m->scale, 0, x, residual, y, 1, rows, rows, m->inputs, m->outputs, 1, 1, 1};
+    if (kind == 0) convolve_f32(m->weights, &j, m->vecs, threads);
+    else if (kind == 1) convolve_bf16(m->weights, &j, m->vecs, threads);
+    else convolve_i8(m->weights, &j, m->vecs, threads);
+}
+
+/* One transformer layer: x and y [batch, time, width]; the rest as in `attend`. `scratch` holds, for each row, 5 widths and 3
+ * times the hidden width, and then the scores. */
+void transformer_layer(const layer *l, const float *x, const float *rotation, float *keys, float *values,
+                       const int64_t *position, const int64_t *streams, float *y, float *scratch, int64_t batch,
+                       int64_t time, int64_t slots, int64_t window, int threads) {
+    const int64_t rows = batch * time, width = l->qkv.inputs, hidden = l->down.inputs;
+    float *normed = scratch, *qkv = normed + rows * width, *middle = qkv + 3 * rows * width;
+    float *gates = middle + rows * width, *gated = gates + 2 * rows * hidden, *scores = gated + rows * hidden;
+    rms_norm(x, l->attention_norm, normed, rows, width, l->epsilon);
+    multiply(&l->qkv, l->kind, normed, 0, qkv, rows, threads);
+    attend(qkv, rotation, keys, values, position, streams, normed, scores, batch, time, l->heads, width / l->heads, slots,
+           window, threads);
+    multiply(&l->out, l->kind, normed, x, middle, rows, threads);
+    rms_norm(middle, l->feed_forward_norm, normed, rows, width, l->epsilon);
+    multiply(&l->gates, l->kind, normed, 0, gates, rows, threads);
+    gate(gates, gated, rows, hidden, threads);
+    multiply(&l->down, l->kind, gated, middle, y, rows, threads);
 }

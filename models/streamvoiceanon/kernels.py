@@ -35,15 +35,30 @@ class _Job(ctypes.Structure):
     ]
 
 
+class _Matrix(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("weights", "scale")),
+        *((name, ctypes.c_int64) for name in ("vecs", "inputs", "outputs")),
+    ]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        *((name, _Matrix) for name in ("qkv", "out", "gates", "down")),
+        *((name, ctypes.c_void_p) for name in ("attention_norm", "feed_forward_norm")),
+        *((name, ctypes.c_int64) for name in ("heads", "kind")),
+        ("epsilon", ctypes.c_float),
+    ]
+
+
 _POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _SIGNATURES = {
     "convolve_f32": [_POINTER, _POINTER, _LONG, _INT],
     "convolve_bf16": [_POINTER, _POINTER, _LONG, _INT],
     "convolve_i8": [_POINTER, _POINTER, _LONG, _INT],
     "convolve_depthwise": [*[_POINTER] * 4, *[_LONG] * 4, _INT],
-    "gate": [_POINTER, _POINTER, _LONG, _LONG, _INT],
     "rms_norm": [*[_POINTER] * 3, _LONG, _LONG, ctypes.c_float],
-    "attend": [*[_POINTER] * 8, *[_LONG] * 6, _INT],
+    "transformer_layer": [*[_POINTER] * 9, *[_LONG] * 4, _INT],
 }
 
 
@@ -165,14 +180,6 @@ def convolve_depthwise(x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
     return y
 
 
-def gate(x: Tensor) -> Tensor:
-    """Map [..., 2 x width] (a, b) to silu(a) * b [..., width]; the width is a multiple of 16."""
-    y = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
-    rows, width = y.numel() // y.shape[-1], y.shape[-1]
-    _loaded().gate(x.data_ptr(), y.data_ptr(), rows, width, torch.get_num_threads())
-    return y
-
-
 def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
     """Root-mean-square normalization of [..., width]."""
     x = x.contiguous()
@@ -181,24 +188,67 @@ def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
     return y
 
 
-def attend(
-    qkv: Tensor, rotation: Tensor, keys: Tensor, values: Tensor, position: Tensor, streams: Tensor | None, window: int
-) -> Tensor:
-    """Rotate, remember and attend: qkv [B, n, 3 x heads x width] to [B, n, heads x width].
+class PackedLayer:
+    """A transformer layer's weights as the kernels read them, and the one call that runs it."""
 
-    `rotation` is complex64 [B, n, 1, width / 2]; `keys` and `values` [streams, heads, slots, width] are written in
-    place, for batch row b in row `streams[b]` (None: b); `position` [B] counts what each stream has seen before. A
-    query sees the last `window` positions.
-    """
-    _, heads, slots, width = keys.shape
-    batch = len(qkv)
-    window = min(window, slots)
-    y = torch.empty(batch, qkv.shape[1], heads * width)
-    room = -(-window // LANES) * LANES
-    scores = torch.empty(batch * heads * room)
-    _loaded().attend(
-        *(qkv.data_ptr(), rotation.data_ptr(), keys.data_ptr(), values.data_ptr()),
-        *(position.data_ptr(), _pointer(streams), y.data_ptr(), scores.data_ptr()),
-        *(batch, qkv.shape[1], heads, width, slots, window, torch.get_num_threads()),
-    )
-    return y
+    def __init__(
+        self,
+        weights: tuple[Tensor, Tensor, Tensor, Tensor],
+        gains: tuple[Tensor | None, Tensor | None],
+        norms: tuple[Tensor, Tensor],
+        heads: int,
+        epsilon: float,
+        kind: WeightType,
+    ) -> None:
+        """Pack qkv, output, both gates and down projection [outputs, inputs].
+
+        `gains` scale what attention and feed-forward add to their input (None: as it is); `norms` are the gains of the
+        normalizations before them.
+        """
+        packed = [pack_weights(weight.unsqueeze(1), kind) for weight in weights]
+        for i, gain in ((1, gains[0]), (3, gains[1])):
+            if gain is not None:
+                scale = packed[i].scale
+                packed[i] = packed[i]._replace(scale=gain.detach().clone() if scale is None else scale * gain)
+        self.matrices = tuple(packed)
+        self.norms = tuple(norm.detach().clone() for norm in norms)
+        self._heads, self._hidden = heads, packed[3].inputs
+        self._layer = _Layer(
+            *(_Matrix(m.panels.data_ptr(), _pointer(m.scale), m.vecs, m.inputs, m.outputs) for m in packed),
+            *(norm.data_ptr() for norm in self.norms),
+            heads,
+            ("float32", "bfloat16", "int8").index(kind),
+            epsilon,
+        )
+        self._reference = ctypes.byref(self._layer)
+
+    def __call__(
+        self,
+        x: Tensor,
+        rotation: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        position: Tensor,
+        streams: Tensor | None,
+        window: int,
+    ) -> Tensor:
+        """Map x [B, n, width] to [B, n, width].
+
+        `rotation` is complex64 [B, n, 1, head width / 2]; `keys` and `values` [streams, heads, slots, head width] are
+        written in place, for batch row b in row `streams[b]` (None: b); `position` [B] counts what each stream has seen
+        before. A query sees the last `window` positions.
+        """
+        x = x.contiguous()
+        batch, time, width = x.shape
+        slots = keys.shape[2]
+        window = min(window, slots)
+        y = torch.empty_like(x)
+        room = batch * self._heads * -(-window // LANES) * LANES
+        scratch = torch.empty(batch * time * (5 * width + 3 * self._hidden) + room)
+        _loaded().transformer_layer(
+            self._reference,
+            *(x.data_ptr(), rotation.data_ptr(), keys.data_ptr(), values.data_ptr()),
+            *(position.data_ptr(), _pointer(streams), y.data_ptr(), scratch.data_ptr()),
+            *(batch, time, slots, window, torch.get_num_threads()),
+        )
+        return y

@@ -317,6 +317,8 @@ def _own(network: nn.Module) -> None:
 
 def _weights(module: nn.Module) -> int:
     packed = [value for value in vars(module).values() if isinstance(value, kernels.PackedWeights)]
+    for layer in vars(module).values():
+        packed += layer.matrices if isinstance(layer, kernels.PackedLayer) else ()
     own = sum(p.numel() for p in module.parameters(recurse=False))
     return own + sum(weights.outputs * weights.taps * weights.inputs for weights in packed)
 

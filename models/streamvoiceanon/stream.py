@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.streamvoiceanon.frontend import FRAME_SAMPLES, MELS_PER_FRAME, SAMPLE_RATE
 from models.streamvoiceanon.generation import MAX_FRAMES, WriterBatch
-from models.streamvoiceanon.state import put, restart, take
+from models.streamvoiceanon.state import State, put, restart, take
 from models.streamvoiceanon.voices import Voice
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class StreamBatch:
     """Up to `slots` streams that start, pause and end on their own; a stream that pauses costs nothing."""
 
     def __init__(self, model: "StreamVoiceAnon", slots: int) -> None:
-        self._model = model
+        self._model, self._slots = model, slots
         self._encoder = model.content_encoder.initial_state(slots, chunk=1)
         self._decoder = model.codec.initial_decoder_state(slots)
         latents = model.config.timbre_latents + 1
@@ -65,8 +65,9 @@ class StreamBatch:
         whole = bool((within == MELS_PER_FRAME).all())
         with torch.inference_mode():
             samples = torch.stack([frames[slot] for slot in slots]).to(model.device)
-            codes, moved = model.content_encoder(samples, take(self._encoder, rows), None if whole else within)
-            put(self._encoder, rows, moved)
+            before = self._encoder if len(slots) == self._slots else take(self._encoder, rows)
+            codes, after = model.content_encoder(samples, before, None if whole else within)
+            self._encoder = self._after(self._encoder, rows, after)
             vectors = model.acoustic_lm.embed_content(codes[:, 0])
             return self._speak(self._writers.step(dict(zip(slots, vectors, strict=True))))
 
@@ -85,14 +86,20 @@ class StreamBatch:
         self._delays.pop(slot)
         self._writers.end(slot)
 
+    def _after(self, state: State, rows: Tensor, moved: State) -> State:
+        """The batch's state once the streams `rows` have moved."""
+        if len(rows) == self._slots:
+            return moved
+        put(state, rows, moved)
+        return state
+
     def _speak(self, codes: dict[int, Tensor]) -> dict[int, Tensor]:
         if not codes:
             return {}
         rows = torch.tensor(list(codes))
-        samples, moved = self._model.codec.decode(
-            torch.stack(list(codes.values())).unsqueeze(2), take(self._decoder, rows)
-        )
-        put(self._decoder, rows, moved)
+        before = self._decoder if len(codes) == self._slots else take(self._decoder, rows)
+        samples, after = self._model.codec.decode(torch.stack(list(codes.values())).unsqueeze(2), before)
+        self._decoder = self._after(self._decoder, rows, after)
         return dict(zip(codes, samples.cpu(), strict=True))
 
 

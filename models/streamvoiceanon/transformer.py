@@ -126,23 +126,13 @@ class RMSNorm(nn.Module):
 class FeedForward(nn.Module):
     """SwiGLU: w2(silu(w1 x) * w3 x)."""
 
-    both: kernels.PackedWeights | None = None
-
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.w1 = Linear(width, hidden, bias=False)
         self.w3 = Linear(width, hidden, bias=False)
         self.w2 = Linear(hidden, width, bias=False)
 
-    def pack(self, kind: kernels.WeightType) -> None:
-        """Hold w1 and w3 as one matrix."""
-        self.both = kernels.pack_weights(torch.cat([self.w1.weight, self.w3.weight]).unsqueeze(1), kind)
-        self.w1.weight = self.w3.weight = None  # type: ignore[assignment]
-        self.w2.pack(kind)
-
     def forward(self, x: Tensor) -> Tensor:
-        if self.both is not None:
-            return self.w2(kernels.gate(kernels.convolve(x, self.both, None)))
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
@@ -197,10 +187,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cache: KeyValueCache, sight: Sight) -> Tensor:
         """Map [B, n, width] to [B, n, width]; writes the new keys and values into `cache`."""
-        qkv = self.wqkv(x)
-        if self.wqkv.packed is not None:
-            return self.wo(kernels.attend(qkv, sight.rotation, *cache, sight.position, sight.streams, sight.window))
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, n, heads, head width)
+        q, k, v = self.wqkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, n, heads, head width)
         q, k = rotate(q, sight.rotation), rotate(k, sight.rotation)
         cache.keys[sight.rows, :, sight.slots] = k.to(cache.keys.dtype)
         cache.values[sight.rows, :, sight.slots] = v.to(cache.values.dtype)
@@ -214,6 +201,8 @@ class Attention(nn.Module):
 class TransformerLayer(nn.Module):
     """Pre-norm attention and feed-forward, each scaled where `layer_scale` says so and added to its input."""
 
+    packed: kernels.PackedLayer | None = None
+
     def __init__(self, width: int, heads: int, hidden: int, layer_scale: bool) -> None:
         super().__init__()
         self.attention_norm, self.ffn_norm = RMSNorm(width), RMSNorm(width)
@@ -223,7 +212,26 @@ class TransformerLayer(nn.Module):
         else:
             self.attention_layer_scale = self.ffn_layer_scale = nn.Identity()  # type: ignore[assignment]
 
+    def pack(self, kind: kernels.WeightType) -> None:
+        """Hold the weights as `kind` and run the whole layer in one call, for inference on a CPU."""
+        attention, feed_forward = self.attention, self.feed_forward
+        gates = torch.cat([feed_forward.w1.weight, feed_forward.w3.weight])
+        scales = (self.attention_layer_scale, self.ffn_layer_scale)
+        self.packed = kernels.PackedLayer(
+            (attention.wqkv.weight, attention.wo.weight, gates, feed_forward.w2.weight),
+            tuple(scale.gamma if isinstance(scale, LayerScale) else None for scale in scales),  # type: ignore[arg-type]
+            (self.attention_norm.weight, self.ffn_norm.weight),
+            attention.heads,
+            RMSNorm.EPSILON,
+            kind,
+        )
+        for linear in (attention.wqkv, attention.wo, feed_forward.w1, feed_forward.w2, feed_forward.w3):
+            linear.weight = None  # type: ignore[assignment]
+
     def forward(self, x: Tensor, cache: KeyValueCache, sight: Sight) -> Tensor:
+        """Map [B, n, width] to [B, n, width]; writes the new keys and values into `cache`."""
+        if self.packed is not None:
+            return self.packed(x, sight.rotation, *cache, sight.position, sight.streams, sight.window)
         x = x + self.attention_layer_scale(self.attention(self.attention_norm(x), cache, sight))
         return x + self.ffn_layer_scale(self.feed_forward(self.ffn_norm(x)))
 
