@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
-import pyarrow.parquet as pq
 
 from governance.lineage import AnonymizerUsed, Counts, Lineage, ModelUsed
+from governance.manifest import ManifestError, read_manifest
 from governance.policy import Policy, load_policy
 from governance.publish import check_target, publish
 from governance.report import Report
@@ -29,12 +29,12 @@ from governance.tracking import TrackingUnavailable, check_tracking, record, tra
 from metrics.trials import split_enrolment_trial
 from models import registry
 from operators.schema import InputError
-from pipelines.anonymize import anonymize_index, seal, subgroup_columns, write_quarantine
+from pipelines.anonymize import anonymize_index, seal, subgroup_columns, unusable_ids, write_quarantine
 from pipelines.audit import anonymize_as_attacker, extract_features
 from pipelines.cluster import ray_session
 from pipelines.config import Job, job_key
-from pipelines.runs import Run, start_run
-from pipelines.survey import Survey, survey_index
+from pipelines.runs import Run, find_unfinished, start_run
+from pipelines.survey import Survey, check_columns_wanted, survey_index
 
 if TYPE_CHECKING:
     from pipelines.progress import Track
@@ -94,9 +94,9 @@ class Plan:
         return self.job.language or "en"
 
 
-def plan_job(job: Job, kind: Kind) -> Plan:
+def plan_job(job: Job, kind: Kind, resume: bool = False) -> Plan:
     """Check everything that can be checked before work starts. Raises InputError, PolicyError, PublishError,
-    WeightsMissing, WeightsChanged or TrackingUnavailable, each with one line."""
+    WeightsMissing or WeightsChanged, each with one line."""
     policy = load_policy(job.policy)
     if policy.needs("semi_informed"):
         raise InputError(
@@ -104,8 +104,9 @@ def plan_job(job: Job, kind: Kind) -> Plan:
             "take them out, or they could never pass"
         )
     survey = survey_index(job.index, (*job.keep_columns, *(job.subgroups or ())))
+    check_columns_wanted(job, survey)
     target = job.folder() / "released"
-    if kind == "release":
+    if kind == "release" and not (resume and released_by_unfinished(job, target)):
         check_target(target)
     job_key(job)  # a key that cannot be used is an error now, not later
     auditors = tuple(
@@ -114,6 +115,15 @@ def plan_job(job: Job, kind: Kind) -> Plan:
     )
     weights = anonymizer_weights(job)
     return Plan(job, kind, policy, survey, auditors, weights, tracking_uri(job.output), target)
+
+
+def released_by_unfinished(job: Job, target: Path) -> bool:
+    """Whether `target` was released by the run that is to be resumed, which died before it could say so."""
+    found = find_unfinished(job, "release")
+    try:
+        return found is not None and read_manifest(target).job_id == found[0].name
+    except ManifestError:
+        return False
 
 
 def anonymizer_weights(job: Job) -> dict[str, Any]:
@@ -142,15 +152,13 @@ def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
 
     Raises what `plan_job` raises. TrackingUnavailable and PublishError leave the staged result for `--resume`.
     """
-    plan = plan_job(job, kind)
+    plan = plan_job(job, kind, resume)
     try:
         check_tracking(plan.tracking)
     except TrackingUnavailable as fault:
         track.say(f"MLflow does not answer ({fault}). The work goes on; nothing is released before it is recorded.")
-    run = start_run(job, kind, resume)
-    track.say(
-        f"{plan.survey.rows} rows of {plan.survey.speakers} speakers in {job.index}; the run's folder is {run.folder}"
-    )
+    run = start_run(job, kind, {"index": plan.survey.digest, "policy": plan.policy.digest}, resume)
+    track.say(f"{plan.survey.rows} rows of {plan.survey.speakers} speakers; the run's folder is {run.folder}")
     if "reported" not in run.done:
         track.say("starting Ray, which takes some seconds")
         with ray_session():
@@ -172,7 +180,8 @@ def run_anonymize(job: Job, resume: bool, track: "Track") -> tuple[Run, int, dic
     """Run the anonymizing half alone; return the run, the rows staged, and the count of each quarantine reason."""
     survey = survey_index(job.index, job.keep_columns)
     job_key(job)
-    run = start_run(job, "anonymize", resume)
+    check_columns_wanted(job, survey)
+    run = start_run(job, "anonymize", {"index": survey.digest}, resume)
     with ray_session():
         reasons = anonymize_and_seal(run, survey, track)
     run.close()
@@ -192,7 +201,7 @@ def anonymize_and_seal(run: Run, survey: Survey, track: "Track") -> dict[str, in
             f"none of the {survey.rows} rows of {run.job.index} can be used ({named}); see {run.quarantine}"
         )
     if "sealed" not in run.done:
-        run.finish_step("sealed", seal(run, survey.rows - unusable))
+        run.finish_step("sealed", seal(run, survey, survey.rows - unusable))
     return reasons
 
 
@@ -206,11 +215,12 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
     job, survey = run.job, plan.survey
     reasons = anonymize_and_seal(run, survey, track)
     unusable = sum(reasons.values())
-    set_aside = frozenset(pq.read_table(run.quarantine, columns=["utt_id"])["utt_id"].to_pylist()) - {None}
     if "features" not in run.done:
-        extract_features(run, survey, set_aside, track)
+        extract_features(run, survey, unusable_ids(run), track)
         run.finish_step("features")
     views = read_views(run.work / "features")
+    if len(views.utt_ids) != survey.rows - unusable:
+        raise RuntimeError(f"{survey.rows - unusable} rows are staged, but {len(views.utt_ids)} were audited")
     split = split_enrolment_trial(views.utt_ids, views.speakers, job.seed)
     if "attacked" not in run.done:
         enrolment = frozenset(views.utt_ids[row] for row in split.enrolment)

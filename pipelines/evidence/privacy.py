@@ -40,7 +40,7 @@ def attack(views: Views, attacker: pa.Table, seed: int) -> tuple[Attacks, Figure
         f"speakers in {len(split.trial)} others. Which are known is drawn for each speaker by a hash of the "
         f"utterance's name (seed {seed})."
     )
-    speakers = np.array(views.speakers)
+    speakers = np.unique(views.speakers, return_inverse=True)[1]  # codes: a trial carries two of them
     known, tried = speakers[split.enrolment], speakers[split.trial]
     original, anonymized = stack(views.original, "embedding"), stack(views.anonymized, "embedding")
     own = dict(zip(attacker["utt_id"].to_pylist(), stack(attacker, "embedding"), strict=True))
