@@ -18,7 +18,8 @@ from metrics.estimate import Estimate, distrust
 from metrics.intervals import DRAWS, Labels, finite, same_length
 
 FOLDS = 5
-# Inverse strength of the L2 penalty; strong, because embeddings have about as many dimensions as there are utterances.
+# Inverse strength of the L2 penalty. Between 0.001 and 10 gender from GE2E embeddings of LibriSpeech test-other moves
+# only from 0.86 to 0.88: it hardly matters, and this stays in the middle.
 REGULARIZATION = 0.1
 
 

@@ -1,21 +1,21 @@
 """95 % intervals by resampling speakers, because utterances of one person are not independent observations.
 
 A draw takes as many speakers as there are, with replacement; every utterance then counts as often as its speaker was
-drawn. So a draw is a row of integer weights, and a whole bootstrap is a few matrix products (Efron and Tibshirani 1993,
-chapter 13 for the percentile interval; Davison and Hinkley 1997, section 3.8 for resampling whole clusters).
+drawn. So a draw is a row of integer weights, and a whole bootstrap is a few matrix products. Intervals are percentiles
+of the draws (Efron and Tibshirani 1993, chapter 13), a little further out where speakers are few (Hesterberg 2015).
 """
 
 from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta
+from scipy.stats import beta, norm, t
 
 from metrics.estimate import Estimate
 
 DRAWS = 1000
 CONFIDENCE = 0.95
-TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+TAIL = (1 - CONFIDENCE) / 2
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -61,8 +61,19 @@ def same_length(**arrays: Sequence | NDArray) -> None:
         raise ValueError(f"lengths differ: {lengths}")
 
 
+def interval_tails(speaker_count: int) -> tuple[float, float]:
+    """Return the two quantiles of the draws at which the interval ends: 0.025 and 0.975 for very many speakers.
+
+    With n speakers, resampling understates the variance by (n - 1) / n and takes it for known. Moving the quantiles
+    out to where Student's t with n - 1 degrees of freedom has 2.5 % mends both (the expanded percentile interval,
+    Hesterberg 2015, "What teachers should know about the bootstrap"): 0.009 for 10 speakers, 0.016 for 20.
+    """
+    reach = np.sqrt(speaker_count / (speaker_count - 1)) * t.ppf(1 - TAIL, speaker_count - 1)
+    return float(norm.cdf(-reach)), float(norm.cdf(reach))
+
+
 def percentile_interval(value: float, draws: ArrayLike, speaker_count: int) -> Estimate:
-    """Put the central 95 % of the draws around `value`; draws that are NaN (undefined there) are left out.
+    """Put the interval of the draws around `value`; draws that are NaN (undefined there) are left out.
 
     With one speaker, or no draw left, there is nothing to resample: the estimate is untrustworthy.
     """
@@ -71,7 +82,7 @@ def percentile_interval(value: float, draws: ArrayLike, speaker_count: int) -> E
     if speaker_count < 2 or defined.size == 0:
         reason = ONE_SPEAKER if speaker_count < 2 else NO_DRAWS
         return Estimate(value, value, value, speaker_count, trustworthy=False, reasons=(reason,))
-    lower, upper = np.quantile(defined, TAILS)
+    lower, upper = np.quantile(defined, interval_tails(speaker_count))
     return Estimate(float(value), float(min(lower, value)), float(max(upper, value)), speaker_count)
 
 
@@ -113,6 +124,6 @@ def fraction_estimate(values: ArrayLike, speakers: Labels, seed: int, draws: int
 def widen_certainty(estimate: Estimate) -> Estimate:
     """Give a fraction that is 0 or 1 in every draw the exact binomial interval of as many observations as speakers."""
     n = estimate.n
-    lower = float(beta.ppf(TAILS[0], n, 1)) if estimate.value == 1.0 else 0.0
-    upper = float(beta.ppf(TAILS[1], 1, n)) if estimate.value == 0.0 else 1.0
+    lower = float(beta.ppf(TAIL, n, 1)) if estimate.value == 1.0 else 0.0
+    upper = float(beta.ppf(1 - TAIL, 1, n)) if estimate.value == 0.0 else 1.0
     return Estimate(estimate.value, lower, upper, n, estimate.trustworthy, estimate.reasons)

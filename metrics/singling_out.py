@@ -19,6 +19,7 @@ from metrics.trials import ScoreMatrix, Trials, degenerate_scores, score_matrix
 
 FOLDS = 10  # different choices of the utterance that is tested, as in the paper
 SETS = 5  # random sets of N people for each enrolled speaker and fold, as in the paper
+ENOUGH_SETS = 500  # a fold; corpora of more than a hundred speakers need fewer sets each for the same sampling noise
 
 
 def singling_out_chance(population: int) -> float:
@@ -41,11 +42,12 @@ def singling_out(
     """
     matrix = score_matrix(trials)
     outcomes: dict[int, dict[str, list[int]]] = {}
+    sets = max(1, min(SETS, ENOUGH_SETS // matrix.enrolment_speakers.size))
     for fold in range(FOLDS):
         scores = split_utterances(matrix, seed, fold)
         for population in populations:
             if 2 <= population <= len(scores.dataset_speakers):
-                fold_outcomes = legal_singling_out(scores, population, n_runs=SETS, seed=seed, fold=fold)
+                fold_outcomes = legal_singling_out(scores, population, n_runs=sets, seed=seed, fold=fold)
                 for speaker, isolated in fold_outcomes.items():
                     outcomes.setdefault(population, {}).setdefault(speaker, []).extend(isolated)
     broken = degenerate_scores(trials)

@@ -14,7 +14,8 @@ from metrics.estimate import Estimate
 from metrics.intervals import Labels, same_length
 from metrics.trials import Trials, degenerate_scores
 
-# On clean read speech today's speaker encoders stay below 0.05; one above 0.15 would miss on anonymized speech too.
+# GE2E, the weaker of the two attackers, errs in none of the cases on LibriSpeech test-other and in 0.11 on the acted
+# emotions of EmoDB; an attacker that errs more often than that on original speech misses what a good one would find.
 WEAKEST_ATTACKER = 0.15
 # Below ten people, one more or less moves the figures by a tenth and percentile intervals are too narrow.
 FEWEST_SPEAKERS = 10

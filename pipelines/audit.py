@@ -19,7 +19,7 @@ from operators.recognize_emotion import RecognizeEmotion
 from operators.select import Select
 from operators.transcribe import Transcribe
 from operators.write import WriteParts
-from pipelines.anonymize import anonymizer_arguments, finished_ids, read_view, view_columns
+from pipelines.anonymize import anonymizer_arguments, finished_ids, parts_schema, read_view, view_columns
 from pipelines.cluster import run_pass
 from pipelines.config import Job
 from pipelines.runs import Run
@@ -63,31 +63,29 @@ def audit_steps(job: Job) -> "list[Step]":
 
 
 def extract_features(run: Run, survey: Survey, unusable: frozenset[str], track: "Track") -> None:
-    """Fill `work/features` with both views of every usable row."""
+    """Fill `work/features` with both views of every usable row, in one pass over one after the other."""
     job = run.job
     folder = run.parts("features")
     columns = view_columns(job, survey)
-    schema = features_schema(columns)
     excluded = unusable | survey.duplicate_ids
-    total = survey.usable_rows - len(unusable)
-    for view, description in (("original", "audit the original"), ("anonymized", "audit the anonymized")):
-        finished = finished_ids(folder, view)
-        track.begin(description, total, len(finished))
-        if len(finished) == total:
-            continue
-        if view == "original":
-            source = read_view(list(survey.files), Select(view, columns, excluded | finished), survey.schema)
-        else:
-            parts = sorted(str(part) for part in (run.work / "anonymized").glob("*.parquet"))
-            source = read_view(
-                parts, Select(view, columns, excluded | finished), pa.schema([(c, pa.string()) for c in columns])
-            )
-        steps: list[Step] = [
-            (Decode, {"folder": survey.folder, "sample_rate": AUDIT_RATE, "max_seconds": job.max_seconds + 1}),
-            *audit_steps(job),
-            (WriteParts, {"folder": str(folder.absolute()), "schema": schema}),
-        ]
-        run_pass(source, steps, job.workers, job.gpus, track, description)
+    finished = {view: finished_ids(folder, view) for view in ("original", "anonymized")}
+    total, done = 2 * (survey.usable_rows - len(unusable)), sum(map(len, finished.values()))
+    track.begin("audit", total, done)
+    if done == total:
+        return
+    parts = sorted(str(part) for part in (run.work / "anonymized").glob("*.parquet"))
+    original = read_view(
+        list(survey.files), Select("original", columns, excluded | finished["original"]), survey.schema
+    )
+    anonymized = read_view(
+        parts, Select("anonymized", columns, excluded | finished["anonymized"]), parts_schema(columns)
+    )
+    steps: list[Step] = [
+        (Decode, {"folder": survey.folder, "sample_rate": AUDIT_RATE, "max_seconds": job.max_seconds + 1}),
+        *audit_steps(job),
+        (WriteParts, {"folder": str(folder.absolute()), "schema": features_schema(columns)}),
+    ]
+    run_pass(original.union(anonymized), steps, job.workers, job.gpus, track, "audit")
 
 
 def anonymize_as_attacker(run: Run, survey: Survey, enrolment: frozenset[str], track: "Track") -> None:

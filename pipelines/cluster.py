@@ -6,6 +6,7 @@ grow with the corpus. Blocks are cut to a few rows, because audio is big.
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -48,6 +49,7 @@ def ray_session() -> Iterator[None]:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"ray\.data")  # hints on concurrency, wrong for a pass of few rows
     try:
         yield
     finally:

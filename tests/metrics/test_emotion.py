@@ -15,7 +15,7 @@ from metrics.emotion import (
     unknown_labels,
     unweighted_average_recall,
 )
-from metrics.intervals import TAILS, draw_speakers
+from metrics.intervals import draw_speakers, interval_tails
 
 CLASSES = ("neutral", "happy", "sad", "angry")
 
@@ -43,7 +43,7 @@ def test_uar_interval_equals_literal_resampling() -> None:
         rows = np.repeat(np.arange(80), counts[speakers])
         if len(set(labels[rows])) == 4:
             literal.append(balanced_accuracy_score(labels[rows], predictions[rows]))
-    assert (estimate.lower, estimate.upper) == pytest.approx(tuple(np.quantile(literal, TAILS)))
+    assert (estimate.lower, estimate.upper) == pytest.approx(tuple(np.quantile(literal, interval_tails(8))))
     assert estimate.trustworthy
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics.intervals import TAILS, draw_speakers, fraction_estimate, ratio_estimate
+from metrics.intervals import draw_speakers, fraction_estimate, interval_tails, ratio_estimate
 
 
 def test_ratio_interval_equals_literal_resampling_of_the_rows() -> None:
@@ -19,7 +19,7 @@ def test_ratio_interval_equals_literal_resampling_of_the_rows() -> None:
         rows = np.concatenate([np.flatnonzero(speakers == name) for name in np.repeat(names, counts)])
         literal.append(errors[rows].sum() / words[rows].sum())
     assert estimate.value == errors.sum() / words.sum()
-    assert (estimate.lower, estimate.upper) == pytest.approx(tuple(np.quantile(literal, TAILS)), abs=1e-12)
+    assert (estimate.lower, estimate.upper) == pytest.approx(tuple(np.quantile(literal, interval_tails(7))), abs=1e-12)
     assert estimate.n == 7
 
 
@@ -36,6 +36,18 @@ def test_interval_covers_the_truth_where_resampling_utterances_would_not() -> No
         by_utterance += naive.lower <= 0.4 <= naive.upper
     assert by_speaker / 200 > 0.88
     assert by_utterance / 200 < 0.80
+
+
+def test_ten_speakers_of_one_value_each_are_covered_as_often_as_promised() -> None:
+    """Normal values, the case of Student's t: plain percentiles cover 91 %; 400 corpora leave an error of 1.1 %."""
+    values = np.random.default_rng(1).normal(size=(400, 10))
+    intervals = [ratio_estimate(own, np.ones(10), np.arange(10), seed) for seed, own in enumerate(values)]
+    assert np.mean([interval.lower <= 0 <= interval.upper for interval in intervals]) == pytest.approx(0.95, abs=0.03)
+
+
+def test_tails_approach_the_nominal_ones() -> None:
+    assert interval_tails(10) == (pytest.approx(0.0086, abs=1e-4), pytest.approx(0.9914, abs=1e-4))
+    assert interval_tails(100_000)[0] == pytest.approx(0.025, abs=1e-4)
 
 
 def test_no_success_among_ten_speakers_still_allows_31_per_cent() -> None:

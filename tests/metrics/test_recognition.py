@@ -3,7 +3,7 @@
 import jiwer
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metrics.recognition import character_error_rate, count_errors, normalize, word_error_rate
@@ -11,6 +11,7 @@ from metrics.recognition import character_error_rate, count_errors, normalize, w
 sentences = st.lists(st.sampled_from(["cat", "dog", "bird", "tree", "house"]), min_size=1, max_size=8).map(" ".join)
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(sentences, sentences), min_size=2, max_size=6))
 def test_corpus_rates_equal_jiwers(pairs: list[tuple[str, str]]) -> None:
     references, heard = [pair[0] for pair in pairs], [pair[1] for pair in pairs]

@@ -1,0 +1,5 @@
+"""`python -m pipelines` is `voxveil`."""
+
+from pipelines.cli import main
+
+main()

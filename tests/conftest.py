@@ -1,0 +1,74 @@
+"""What many tests need: small corpora of real audio, made from the committed sample and from nothing else."""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from operators.schema import AUDIO_TYPE
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "sample" / "english"
+
+
+@pytest.fixture(scope="session")
+def speech_folder() -> Path | None:
+    """The folder of real speech where a developer has it (../shared/speech or VOXVEIL_SPEECH), or None."""
+    folder = Path(os.environ.get("VOXVEIL_SPEECH", ROOT.parent / "shared" / "speech"))
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def sample_rows() -> list[dict[str, Any]]:
+    """All rows of the sample corpus, audio embedded, sorted by id."""
+    rows = pq.read_table(SAMPLE / "index.parquet").to_pylist()
+    for row in rows:
+        row["audio"] = {"bytes": (SAMPLE / row["audio"]["path"]).read_bytes(), "path": None}
+    return sorted(rows, key=lambda row: row["utt_id"])
+
+
+@pytest.fixture(scope="session")
+def sample_wave(sample_rows: list[dict[str, Any]]) -> np.ndarray:
+    """One utterance of the sample corpus, float32 [samples] at 16 kHz."""
+    samples, rate = soundfile.read(io.BytesIO(sample_rows[0]["audio"]["bytes"]), dtype="float32")
+    assert rate == 16_000
+    return samples
+
+
+WriteIndex = Callable[[Path, list[dict[str, Any]]], Path]
+
+
+@pytest.fixture(scope="session")
+def write_index() -> WriteIndex:
+    """A function that writes rows as an index and returns its path; all columns but audio are strings."""
+
+    def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        schema = pa.schema([(name, AUDIO_TYPE if name == "audio" else pa.string()) for name in names])
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+        return path
+
+    return write
+
+
+def few(rows: list[dict[str, Any]], speakers: int, utterances: int) -> list[dict[str, Any]]:
+    """Return the first `utterances` rows of each of the first `speakers` speakers."""
+    chosen: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        own = chosen.setdefault(row["speaker_id"], [])
+        if len(own) < utterances:
+            own.append(row)
+    return [row for own in list(chosen.values())[:speakers] for row in own]
+
+
+@pytest.fixture(scope="session")
+def few_rows(sample_rows: list[dict[str, Any]]) -> Callable[[int, int], list[dict[str, Any]]]:
+    """A function that returns so many speakers with so many utterances each."""
+    return lambda speakers, utterances: few(sample_rows, speakers, utterances)
