@@ -78,7 +78,8 @@ class EmotionHead:
             tensors["speaker_weight"] = np.stack([weight for weight, _ in self.speakers.values()]).astype(np.float16)
             tensors["speaker_bias"] = np.stack([bias for _, bias in self.speakers.values()]).astype(np.float32)
         metadata = self.metadata | {"classes": json.dumps(CLASSES), "speakers": json.dumps(list(self.speakers))}
-        save_file(tensors, path, metadata)
+        # safetensors writes the memory as it lies, and scikit-learn's coefficients lie column by column.
+        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, metadata)
 
     def predict(self, statistics: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return class probabilities [N, 4], in the order of `CLASSES`, for frame statistics [N, 2 * D].

@@ -88,7 +88,7 @@ KNOWN: Mapping[str, Known] = {
     PROFILES["embedded"]["emotion"]: Known(
         licence="Apache-2.0",
         source="this project's own, trained on EmoDB by pipelines.train_emotion",
-        digests={"emotion_emodb.safetensors": "245257e45354f7bf3e34eb57a0d3e7859f45523567ff344828477a95ebe609df"},
+        digests={"emotion_emodb.safetensors": "aabe2119f87cd47dab60de460963881eec393e0a91fc36eb032b02712ad776d9"},
     ),
     PROFILES["embedded"]["quality"]: Known(
         licence="MIT",

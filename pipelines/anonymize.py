@@ -98,7 +98,7 @@ def anonymize_index(run: Run, survey: Survey, track: "Track") -> None:
 def anonymizer_arguments(job: Job, key: bytes) -> dict[str, object]:
     """Return the arguments of the Anonymize operator that speaks for `key`."""
     return {
-        "anonymizer": job.anonymizer,
+        "anonymizer": job.anonymizer_spec,
         "sample_rate": job.sample_rate,
         "key": derive_key(key, "voices"),
         "voice_level": job.voice_level,

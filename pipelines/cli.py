@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 """
 
 import os
+import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -15,8 +16,10 @@ import typer
 from rich.console import Console
 
 from pipelines.config import Job
+from pipelines.model import model_app
 from pipelines.options import takes_job
 from pipelines.prepare.cli import prepare_app
+from pipelines.voices import voices_app
 
 RELEASED, OTHER, WRONG_INPUT, NOT_RELEASED = 0, 1, 2, 3
 
@@ -27,8 +30,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-app.add_typer(prepare_app)
-console = Console(stderr=True, highlight=False)
+for part, name in ((prepare_app, "prepare"), (voices_app, "voices"), (model_app, "model")):
+    app.add_typer(part, name=name)
+console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
 
 
 def main() -> None:

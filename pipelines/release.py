@@ -79,6 +79,7 @@ class Plan:
     policy: Policy
     survey: Survey
     auditors: tuple[ModelUsed, ...]
+    anonymizer_weights: dict[str, Any]
     tracking: str
     target: Path
 
@@ -111,7 +112,29 @@ def plan_job(job: Job, kind: Kind) -> Plan:
         ModelUsed(role=role, uri=uri, digest=_digest(registry.resolve(uri).digests))
         for role, uri in registry.PROFILES[job.profile].items()
     )
-    return Plan(job, kind, policy, survey, auditors, tracking_uri(job.output), target)
+    weights = anonymizer_weights(job)
+    return Plan(job, kind, policy, survey, auditors, weights, tracking_uri(job.output), target)
+
+
+def anonymizer_weights(job: Job) -> dict[str, Any]:
+    """Return what an anonymizer loads, with digests; nothing for one that needs no weights. Raises InputError."""
+    spec = job.anonymizer_spec
+    if not (spec.model and spec.voices):
+        return {}
+    from models.streamvoiceanon import CheckpointError, VoiceBank
+    from models.streamvoiceanon.checkpoint import resolve
+
+    try:
+        folder = resolve(spec.model)
+        VoiceBank.load(Path(spec.voices))
+    except (CheckpointError, OSError, ValueError) as fault:
+        raise InputError(str(fault)) from None
+    return {
+        "model": spec.model,
+        "model_digest": _digest(registry.digest(folder)),
+        "voices_digest": _digest(registry.digest(Path(spec.voices))),
+        "alpha": spec.alpha,
+    }
 
 
 def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
@@ -129,6 +152,7 @@ def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
         f"{plan.survey.rows} rows of {plan.survey.speakers} speakers in {job.index}; the run's folder is {run.folder}"
     )
     if "reported" not in run.done:
+        track.say("starting Ray, which takes some seconds")
         with ray_session():
             report = prepare_report(run, plan, track)
         run.finish_step("reported")
@@ -209,7 +233,7 @@ def lineage_of(run: Run, plan: Plan, reasons: dict[str, int], seconds: float) ->
     """Return where the result comes from. `seconds` is the duration of the usable original speech."""
     job, survey = run.job, plan.survey
     unusable = sum(reasons.values())
-    config: dict[str, Any] = {"sample_rate": job.sample_rate, "voice_level": job.voice_level}
+    config: dict[str, Any] = {"sample_rate": job.sample_rate, "voice_level": job.voice_level, **plan.anonymizer_weights}
     described = json.dumps([job.anonymizer, config], sort_keys=True)
     return Lineage(
         job=plan.kind,

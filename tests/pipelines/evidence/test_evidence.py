@@ -149,3 +149,26 @@ def test_everything_together_is_evidence_that_governance_accepts() -> None:
     assert evidence.metrics["privacy.inference.gender.original"].n == SPEAKERS
     assert evidence.chance["privacy.inference.gender.anonymized"] == 0.5
     assert set(evidence.scores) == {"unprotected", "ignorant", "lazy_informed"}
+
+
+def test_a_recogniser_that_hears_no_emotion_in_the_original_is_not_believed() -> None:
+    views = make_views(1.0, emotion_probabilities=np.eye(4)[0])
+    _, figures, _ = measure_emotions(views, seed=0)
+    assert figures["utility.uar.original"].value == pytest.approx(0.25)
+    assert not figures["utility.uar.retained"].trustworthy
+    assert figures["utility.emotion_agreement"].trustworthy
+
+
+def test_one_utterance_a_speaker_cannot_be_attacked_and_that_is_said() -> None:
+    views = make_views(1.0)
+    first = list(range(0, SPEAKERS * UTTERANCES, UTTERANCES))
+    single = Views(
+        [views.utt_ids[row] for row in first],
+        [views.speakers[row] for row in first],
+        views.original.take(first),
+        views.anonymized.take(first),
+    )
+    attacks, figures, notes = attack(single, attacker_table(single), seed=0)
+    assert (attacks, figures) == ({}, {})
+    assert "12 speakers have a single utterance" in notes[0]
+    assert "at least two speakers with two utterances each" in notes[1]
