@@ -5,6 +5,7 @@ released table says nothing of the order in which people were recorded. Parts ke
 shard can be gathered without a shuffle through memory. Equal keys give equal bytes.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 
+from governance.lineage import AnonymizerUsed
 from operators.anonymize import Anonymize
 from operators.decode import Decode
 from operators.encode import Encode
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 ROWS_PER_SHARD = 512
 ROWS_PER_GROUP = 64
-LABELS = ("text", "emotion", "language")
+LABELS = ("text", "emotion", "language", "session")
 
 
 def view_columns(job: Job, survey: Survey) -> tuple[str, ...]:
@@ -103,6 +105,13 @@ def anonymizer_arguments(job: Job, key: bytes) -> dict[str, object]:
         "key": derive_key(key, "voices"),
         "voice_level": job.voice_level,
     }
+
+
+def anonymizer_used(job: Job) -> AnonymizerUsed:
+    """Return the anonymizer of a job, its settings and the digest of both, as the report names them."""
+    config: dict[str, Any] = {"sample_rate": job.sample_rate, "voice_level": job.voice_level}
+    described = json.dumps([job.anonymizer, config], sort_keys=True)
+    return AnonymizerUsed(name=job.anonymizer, config=config, digest=hashlib.sha256(described.encode()).hexdigest())
 
 
 def write_quarantine(run: Run, survey: Survey) -> dict[str, int]:

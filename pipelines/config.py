@@ -36,6 +36,10 @@ class Job(BaseModel):
         "VOXVEIL_KEY",
         description="Environment variable with the pseudonym key in hex; unset: a key for this run alone.",
     )
+    attacker_corpus: str | None = Field(
+        None,
+        description="Index to train the semi-informed attacker on, of other speakers; default: folds of the corpus.",
+    )
     keep_columns: tuple[str, ...] = Field(
         (), description="Columns to release besides ids and audio, e.g. text,emotion."
     )
@@ -102,7 +106,7 @@ def load_job(config: Path | None, options: dict[str, Any]) -> Job:
             raise InputError(f"{config} is not YAML: {str(fault).splitlines()[0]}") from None
         if not isinstance(fields, dict):
             raise InputError(f"{config} must be a mapping of fields to values, such as `index: corpus/index.parquet`")
-        for name in ("index", "policy"):  # a job file's paths start where the file lies
+        for name in ("index", "policy", "attacker_corpus"):  # a job file's paths start where the file lies
             value = fields.get(name)
             if isinstance(value, str) and "://" not in value and (config.parent / value).exists():
                 fields[name] = str(config.parent / value)

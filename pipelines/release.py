@@ -14,29 +14,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 
-from governance.lineage import AnonymizerUsed, Counts, Lineage, ModelUsed
+from governance.lineage import Counts, Lineage, ModelUsed
 from governance.policy import Policy, load_policy
 from governance.publish import check_target, publish
 from governance.report import Report
 from governance.tracking import TrackingUnavailable, check_tracking, record, tracking_uri
-from metrics.trials import split_enrolment_trial
 from models import registry
 from operators.schema import InputError
-from pipelines.anonymize import anonymize_index, seal, subgroup_columns, write_quarantine
-from pipelines.audit import anonymize_as_attacker, extract_features
+from pipelines.anonymize import anonymize_index, anonymizer_used, seal, subgroup_columns, write_quarantine
+from pipelines.attacker import attacker_used, survey_training, train_attacker
+from pipelines.audit import anonymize_as_attacker, attacker_schema, extract_features
 from pipelines.cluster import ray_session
 from pipelines.config import Job, job_key
 from pipelines.runs import Run, start_run
 from pipelines.survey import Survey, survey_index
 
 if TYPE_CHECKING:
+    from models.attackers import SpeakerBackend
     from pipelines.progress import Track
 
 Kind = Literal["release", "audit"]
@@ -72,12 +72,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Plan:
-    """A job that was checked before it runs: its policy, its index, its auditors' weights."""
+    """A job that was checked before it runs: its policy, its index, its auditors' weights.
+
+    `training` surveys the corpus that the semi-informed attacker is trained on, None where none is named.
+    """
 
     job: Job
     kind: Kind
     policy: Policy
     survey: Survey
+    training: Survey | None
     auditors: tuple[ModelUsed, ...]
     tracking: str
     target: Path
@@ -86,6 +90,11 @@ class Plan:
     def has_key(self) -> bool:
         """Whether the key comes from the environment."""
         return job_key(self.job) is not None
+
+    @property
+    def trains_in_folds(self) -> bool:
+        """Whether the policy wants a semi-informed attacker and the corpus itself has to train it."""
+        return self.training is None and self.policy.needs("semi_informed")
 
     @property
     def language(self) -> str:
@@ -97,12 +106,8 @@ def plan_job(job: Job, kind: Kind) -> Plan:
     """Check everything that can be checked before work starts. Raises InputError, PolicyError, PublishError,
     WeightsMissing, WeightsChanged or TrackingUnavailable, each with one line."""
     policy = load_policy(job.policy)
-    if policy.needs("semi_informed"):
-        raise InputError(
-            f"the policy {job.policy} has rules on privacy.semi_informed, which this version cannot measure: "
-            "take them out, or they could never pass"
-        )
     survey = survey_index(job.index, (*job.keep_columns, *(job.subgroups or ())))
+    training = survey_training(job.attacker_corpus, survey.utterances_per_speaker) if job.attacker_corpus else None
     target = job.folder() / "released"
     if kind == "release":
         check_target(target)
@@ -111,7 +116,7 @@ def plan_job(job: Job, kind: Kind) -> Plan:
         ModelUsed(role=role, uri=uri, digest=_digest(registry.resolve(uri).digests))
         for role, uri in registry.PROFILES[job.profile].items()
     )
-    return Plan(job, kind, policy, survey, auditors, tracking_uri(job.output), target)
+    return Plan(job, kind, policy, survey, training, auditors, tracking_uri(job.output), target)
 
 
 def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
@@ -176,6 +181,7 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
     """Anonymize, attack and judge; write the report into the run's folder and return it. Resumes step by step."""
     from governance.decision import decide
     from governance.page import write_report
+    from governance.power import power_notes
     from pipelines.evidence.gather import gather_evidence
     from pipelines.evidence.views import read_views
 
@@ -187,18 +193,22 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
         extract_features(run, survey, set_aside, track)
         run.finish_step("features")
     views = read_views(run.work / "features")
-    split = split_enrolment_trial(views.utt_ids, views.speakers, job.seed)
     if "attacked" not in run.done:
-        enrolment = frozenset(views.utt_ids[row] for row in split.enrolment)
-        anonymize_as_attacker(run, survey, enrolment, track)
+        wanted = range(len(views.utt_ids)) if plan.trains_in_folds else views.split(job.seed).enrolment
+        anonymize_as_attacker(run, survey, frozenset(views.utt_ids[row] for row in wanted), track)
         run.finish_step("attacked")
+    semi_informed: SpeakerBackend | Literal["folds"] | None = "folds" if plan.trains_in_folds else None
+    if job.attacker_corpus is not None and plan.training is not None:
+        semi_informed, kept = train_attacker(run, job.attacker_corpus, plan.training, track)
+        plan = replace(plan, auditors=(*plan.auditors, attacker_used(kept)))
     track.say("measuring, with intervals over speakers")
     attacker = pds.dataset(run.work / "attacker", format="parquet", schema=attacker_schema()).to_table()
     columns = subgroup_columns(job, survey)
-    evidence = gather_evidence(views, attacker, unusable, survey.rows, columns, plan.language, job.seed)
+    evidence = gather_evidence(views, attacker, unusable, survey.rows, columns, plan.language, job.seed, semi_informed)
     if not survey.languages and job.language is None:
         evidence = replace(evidence, notes=[*evidence.notes, ASSUMED_ENGLISH])
     decision = decide(plan.policy, evidence.metrics, evidence.chance)
+    evidence = replace(evidence, notes=[*evidence.notes, *power_notes(decision)])
     seconds = float(pc.sum(views.original["seconds"]).as_py())
     report = Report.of(evidence, lineage_of(run, plan, reasons, seconds), plan.policy, decision)
     write_report(report, evidence, run.report)
@@ -209,8 +219,6 @@ def lineage_of(run: Run, plan: Plan, reasons: dict[str, int], seconds: float) ->
     """Return where the result comes from. `seconds` is the duration of the usable original speech."""
     job, survey = run.job, plan.survey
     unusable = sum(reasons.values())
-    config: dict[str, Any] = {"sample_rate": job.sample_rate, "voice_level": job.voice_level}
-    described = json.dumps([job.anonymizer, config], sort_keys=True)
     return Lineage(
         job=plan.kind,
         job_id=run.run_id,
@@ -223,9 +231,7 @@ def lineage_of(run: Run, plan: Plan, reasons: dict[str, int], seconds: float) ->
         speakers=survey.speakers,
         hours=seconds / 3600,
         profile=job.profile,
-        anonymizer=AnonymizerUsed(
-            name=job.anonymizer, config=config, digest=hashlib.sha256(described.encode()).hexdigest()
-        ),
+        anonymizer=anonymizer_used(job),
         auditors=plan.auditors,
         key_policy="ephemeral" if run.key_is_ephemeral else "environment",
         voice_policy=job.voice_level,
@@ -239,11 +245,6 @@ def fingerprint(anonymized: Path) -> str:
     table = pds.dataset(anonymized, format="parquet").to_table(columns=["utt_id", "audio_digest"])
     rows = sorted(zip(table["utt_id"].to_pylist(), table["audio_digest"].to_pylist(), strict=True))
     return hashlib.sha256("\n".join(f"{utt_id}\t{digest}" for utt_id, digest in rows).encode()).hexdigest()
-
-
-def attacker_schema() -> pa.Schema:
-    """Return what is read of the attacker's table, empty where nobody could be enrolled."""
-    return pa.schema([("utt_id", pa.string()), ("embedding", pa.list_(pa.float32()))])
 
 
 def _digest(digests: Mapping[str, str]) -> str:
