@@ -1,14 +1,10 @@
 """The drawings of the report as SVG: what the attackers saw, what the recogniser confused, who is worse off.
 
-Text stays text and colours are CSS variables with a light default, so a drawing follows the page into dark mode and
-still opens on its own. Drawing the same twice gives the same bytes. matplotlib is imported when the first one is drawn.
+What a drawing looks like as SVG is the business of `drawing`.
 """
 
-import io
 import math
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,61 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from governance.catalogue import SCENARIO_TITLES, describe, singling_out_chance, written
+from governance.drawing import AMBER, BLUE, GREEN, INK, LINE, PAPER, SOFT, clean, draw_svg, slug
 from governance.evidence import Evidence
 from metrics.estimate import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Stand-ins that matplotlib can draw with; each becomes a CSS variable. (stand-in, variable, light default)
-INK, SOFT, LINE, PAPER = "#010101", "#020202", "#030303", "#040404"
-BLUE, AMBER, GREEN, PLUM = "#050505", "#060606", "#070707", "#080808"
-_COLOURS = {
-    INK: ("ink", "#1d2733"),
-    SOFT: ("soft", "#566573"),
-    LINE: ("line", "#d5dbe1"),
-    PAPER: ("paper", "#ffffff"),
-    BLUE: ("blue", "#1f6fb2"),
-    AMBER: ("amber", "#c2660a"),
-    GREEN: ("green", "#2a8265"),
-    PLUM: ("plum", "#8a4a94"),
-}
 _SCENARIO_STYLES = {
     "unprotected": (SOFT, (0, (1, 1.2)), "o"),
     "ignorant": (GREEN, (0, (4, 1.5)), "s"),
     "lazy_informed": (BLUE, "solid", "D"),
     "semi_informed": (AMBER, (0, (6, 1.5, 1, 1.5)), "^"),
 }
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "voxveil",
-    "text.parse_math": False,  # labels come from the data; a dollar sign is a dollar sign
-    "font.family": "DejaVu Sans",
-    "font.size": 8,
-    "axes.titlesize": 8.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": SOFT,
-    "axes.titlecolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "text.color": INK,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": SOFT,
-    "ytick.labelcolor": SOFT,
-    "legend.frameon": False,
-    "legend.fontsize": 7.5,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-}
-WIDTH = 4.3  # inches; a column of the page, so that text keeps a readable size on a telephone
+MOST_GROUPS = 24  # of a subgroup that are drawn; those that fare worst, where there are more
 
 
 @dataclass(frozen=True)
@@ -134,7 +89,7 @@ def score_distribution(
         SCENARIO_TITLES[scenario],
         f"Distribution of the attacker's similarity scores ({SCENARIO_TITLES[scenario].lower()}) for {mated.size} pairs"
         f" of recordings of one speaker and {nonmated.size} pairs of two speakers. {means}".strip(),
-        _svg(draw, height=2.5, name=f"scores-{scenario}"),
+        draw_svg(draw, height=2.5, name=f"scores-{scenario}"),
     )
 
 
@@ -169,7 +124,7 @@ def det_curve(scores: Mapping[str, tuple[npt.NDArray[np.floating], npt.NDArray[n
         axes.set(xlabel="two speakers taken for one", ylabel="one speaker taken for two")
         axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.19), ncols=2, handlelength=2.2)
 
-    svg = _svg(draw, height=3.0, name="det")
+    svg = draw_svg(draw, height=3.0, name="det")
     return Plot(
         "det",
         "The attacker's two kinds of error (DET curve)",
@@ -228,7 +183,7 @@ def against_population(kind: str, series: Mapping[str, Sequence[tuple[int, Estim
         kind.replace("_", "-"),
         titles[kind],
         f"{titles[kind]}, against the number of speakers, with 95 % intervals and the line of guessing: {last}.",
-        _svg(draw, height=2.7, name=kind),
+        draw_svg(draw, height=2.7, name=kind),
     )
 
 
@@ -262,7 +217,7 @@ def confusion_matrix(side: str, matrix: npt.NDArray[np.integer], classes: Sequen
         f"confusion-{side}",
         title,
         f"Confusion matrix of the emotions in the {side} speech. Recognised as labelled: {told}.",
-        _svg(draw, height=2.3, name=f"confusion-{side}"),
+        draw_svg(draw, height=2.3, name=f"confusion-{side}"),
     )
 
 
@@ -271,6 +226,10 @@ def subgroup_intervals(
 ) -> Plot:
     """Draw one metric for every value of a column, with intervals, and the figure of everyone as a line."""
     meaning = describe(name)
+    every = len(groups)
+    if every > MOST_GROUPS:
+        sign = -1 if meaning.better == "lower" else 1
+        groups = sorted(groups, key=lambda group: sign * group[1].value)[:MOST_GROUPS]
     labels = [f"{clean(value)} ({estimate.n})" for value, estimate in groups]
     scale = 100 if meaning.unit in ("share", "points", "ratio") else 1
 
@@ -291,12 +250,13 @@ def subgroup_intervals(
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(f"{meaning.title}{' (per cent)' if scale == 100 else ''}", loc="left")
 
+    only = f" (the worst {len(groups)} of {every})" if every > len(groups) else ""
     told = "; ".join(f"{clean(value)} {written(estimate.value, meaning.unit)}" for value, estimate in groups)
     return Plot(
-        re.sub(r"[^a-z0-9-]+", "-", f"subgroup-{column}-{name}".lower()),
-        f"{meaning.title}, by {clean(column)}",
-        f"{meaning.title} by {clean(column)}, with 95 % intervals: {told}.",
-        _svg(draw, height=0.75 + 0.3 * len(groups), name=f"subgroup-{column}-{name}"),
+        slug(f"subgroup-{column}-{name}"),
+        f"{meaning.title}, by {clean(column)}{only}",
+        f"{meaning.title} by {clean(column)}{only}, with 95 % intervals: {told}.",
+        draw_svg(draw, height=0.75 + 0.3 * len(groups), name=slug(f"subgroup-{column}-{name}")),
     )
 
 
@@ -325,13 +285,6 @@ def subgroup_series(metrics: Mapping[str, Estimate]) -> list[tuple[str, str, lis
             inner = name.removeprefix(f"subgroup.{column}.{value}.")
             series.setdefault((inner, column), []).append((value, estimate))
     return [(name, column, sorted(groups, key=lambda g: g[0])) for (name, column), groups in sorted(series.items())]
-
-
-def clean(label: str, longest: int = 28) -> str:
-    """Return a label from the data as one short printable line."""
-    printable = "".join(letter if letter.isprintable() else " " for letter in label)
-    line = " ".join(printable.split()) or "(empty)"
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def _error_rates(
@@ -373,32 +326,3 @@ def _rectangle(column: int, row: int, colour: str, strength: float) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, facecolor=colour, edgecolor="none", alpha=strength)
-
-
-def _svg(draw: "Callable[[Axes], None]", height: float, name: str) -> str:
-    """Draw on a fresh figure and return its SVG, ids made unique by `name`, colours made CSS variables."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's font will have it
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        draw(figure.subplots())
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=nothing)
-    return _restyled(buffer.getvalue(), re.sub(r"[^a-z0-9-]+", "-", name.lower()))
-
-
-def _restyled(svg: str, name: str) -> str:
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, count=1, flags=re.DOTALL)  # would style the page
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r'(href="#|url\(#)([^")]+)', rf"\1{name}-\2", svg)
-    svg = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "system-ui, sans-serif", svg)
-    for stand_in, (variable, light) in _COLOURS.items():
-        svg = svg.replace(stand_in, f"var(--{variable}, {light})")
-    return svg.strip() + "\n"

@@ -21,7 +21,7 @@ class PublishError(RuntimeError):
 
 
 def make_private(folder: Path) -> Path:
-    """Make a folder that only its owner can enter (0700), parents included where they are missing."""
+    """Make a folder that only its owner can enter (0700); its parents are made where they are missing."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)

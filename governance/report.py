@@ -130,7 +130,10 @@ class Report(_Record):
         return cls.model_validate_json(text)
 
     def machine_result(self, paths: Mapping[str, str | Path], mlflow_run_id: str | None) -> dict[str, JsonValue]:
-        """Return what `--json` writes: the decision, the rules, the figures, the counts and where things lie."""
+        """Return what `--json` writes: the decision, the rules, the figures, the counts and where things lie.
+
+        Unless the decision is `release`, `counts.released` is what would have been released.
+        """
         document = self.model_dump(mode="json")
         counts = document["lineage"]["counts"]
         return {

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Metric, Param, RunTag
 
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported; we report to nobody
+
 JOB_TAG = "voxveil.job_id"
 # Without it, MLflow takes an experiment for an application of language models and opens on traces and judges.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -280,14 +282,15 @@ def _patience(settings: dict[str, str]) -> Iterator[None]:
 @contextmanager
 def _told_in_one_line(uri: str) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
-    from requests import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except TrackingUnavailable:
         raise
-    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
+    # Databases, object stores and proxies each fail in their own way; the job must keep its result whatever it is.
+    except Exception as error:
         why = " ".join(str(error).split()).replace(uri, without_secrets(uri))
         why = re.sub(r"//[^/@\s]+@", "//", why)
+        if not isinstance(error, MlflowException | OSError):
+            why = f"{type(error).__name__}: {why}"
         raise TrackingUnavailable(f"MLflow at {without_secrets(uri)} cannot take the record: {why[:200]}") from None

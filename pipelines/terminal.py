@@ -1,6 +1,8 @@
 """What the commands print: progress while a job runs, then the decision, each rule with its figure, and the paths."""
 
 import json as json_module
+import os
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -68,7 +70,8 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     if outcome.tracking.startswith(("http://", "https://")):
         console.print(f"MLflow       {outcome.tracking}, run {outcome.mlflow_run_id}", soft_wrap=True)
     else:
-        console.print(f"MLflow       mlflow ui --backend-store-uri {outcome.tracking}", soft_wrap=True)
+        mlflow = os.path.relpath(Path(sys.executable).parent / "mlflow")
+        console.print(f"MLflow       {mlflow} ui --backend-store-uri {outcome.tracking}", soft_wrap=True)
 
 
 def print_decision(report: Report, console: Console) -> None:

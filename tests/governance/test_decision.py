@@ -86,6 +86,13 @@ def test_a_failed_rule_for_review_asks_for_a_person() -> None:
     assert "a person has to look at it and sign" in decision.sentence
 
 
+def test_a_language_that_the_recogniser_does_not_speak_is_left_to_a_person() -> None:
+    metrics = {name: figure for name, figure in metrics_of_a_good_release().items() if ".wer." not in name}
+    decision = decide(load_policy("default"), metrics)
+    assert decision.outcome == "review"
+    assert "“Word error rate, increase” was not measured" in decision.sentence
+
+
 def test_withhold_outweighs_review_and_is_told_first() -> None:
     rules = (
         "metric: utility.wer.increase, bound: {at_most: 0.1}, on_fail: review",

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from release_sample import ReportMaker
 
+from governance.drawing import clean
 from governance.evidence import Evidence
-from governance.plots import clean, draw_all, population_series, subgroup_series
+from governance.plots import draw_all, population_series, subgroup_series
 from metrics.estimate import Estimate
 
 
@@ -67,6 +68,25 @@ def test_subgroups_are_collected_by_metric_and_column() -> None:
         ("utility.wer.anonymized", "age", ["30"]),
         ("utility.wer.anonymized", "gender", ["f", "m"]),
     ]
+
+
+def test_subgroups_with_odd_names_keep_their_drawings_apart() -> None:
+    some = Estimate(0.2, 0.1, 0.3, 9)
+    columns = ("a", "/a", "ä", "x" * 300)
+    evidence = Evidence(metrics={f"subgroup.{column}.v.utility.wer.anonymized": some for column in columns})
+    names = [plot.name for plot in draw_all(evidence)]
+    assert len(set(names)) == 4
+    assert all(len(name) < 100 and "/" not in name for name in names)
+
+
+def test_of_very_many_subgroups_the_worst_are_drawn() -> None:
+    groups = {f"g{n:03}": Estimate(n / 200, n / 200, n / 200, 9) for n in range(100)}
+    evidence = Evidence(metrics={f"subgroup.town.{name}.utility.wer.anonymized": e for name, e in groups.items()})
+    (plot,) = draw_all(evidence)
+    assert "(the worst 24 of 100)" in plot.title
+    assert "g099" in plot.svg
+    assert "g076" in plot.svg
+    assert "g075" not in plot.svg
 
 
 @pytest.mark.parametrize(

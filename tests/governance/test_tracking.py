@@ -189,6 +189,17 @@ def test_a_server_that_accepts_and_never_answers_is_given_up_within_seconds() ->
         assert time.monotonic() - started < 10
 
 
+def test_a_failure_of_any_kind_is_told_in_one_line(
+    store: str, artifacts: Path, make_report: ReportMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module\nnamed 'boto3'")
+
+    monkeypatch.setattr(MlflowClient, "log_artifacts", fail)
+    with pytest.raises(TrackingUnavailable, match="ModuleNotFoundError: No module named 'boto3'"):
+        record(make_report(dataset="bucket")[0], artifacts, store)
+
+
 def test_a_store_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TrackingUnavailable, match="cannot take the record") as caught:

@@ -1,0 +1,76 @@
+"""The Anonymize operator: what an utterance becomes hangs on its samples, its id and the key alone."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from operators import anonymize
+from operators.anonymize import Anonymize, VoiceLevel, fit
+from operators.decode import object_array
+
+KEY = bytes(range(32))
+
+
+def batch(waves: dict[str, np.ndarray], speaker: str = "s") -> dict[str, np.ndarray]:
+    return {
+        "utt_id": object_array(list(waves)),
+        "speaker_id": object_array([speaker] * len(waves)),
+        "wave": object_array(list(waves.values())),
+        "reason": object_array([""] * len(waves)),
+        "detail": object_array([""] * len(waves)),
+    }
+
+
+@pytest.fixture
+def waves(sample_wave: np.ndarray) -> dict[str, np.ndarray]:
+    return {"a": sample_wave[:16_000], "b": sample_wave[8_000:20_000], "c": sample_wave[:16_000]}
+
+
+def speak(waves: dict[str, np.ndarray], key: bytes = KEY, level: VoiceLevel = "utterance") -> dict[str, np.ndarray]:
+    result = Anonymize("mcadams", 16_000, key, level)(batch(waves))
+    return dict(zip(result["utt_id"], result["wave"], strict=True))
+
+
+def test_the_rest_of_the_batch_changes_nothing(waves: dict[str, np.ndarray]) -> None:
+    together = speak(waves)
+    for name, wave in waves.items():
+        assert np.array_equal(speak({name: wave})[name], together[name])
+
+
+def test_every_utterance_has_its_own_voice_unless_the_speaker_keeps_one(waves: dict[str, np.ndarray]) -> None:
+    own, kept = speak(waves), speak(waves, level="speaker")
+    assert not np.allclose(own["a"], own["c"])  # the same samples under two ids
+    assert np.array_equal(kept["a"], kept["c"])
+
+
+def test_another_key_gives_other_voices(waves: dict[str, np.ndarray]) -> None:
+    assert not np.allclose(speak(waves)["a"], speak(waves, key=bytes(32))["a"])
+
+
+def test_a_wave_that_the_anonymizer_refuses_is_quarantined_alone(
+    waves: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fussy:
+        sample_rate = 16_000
+
+        def draw_voice(self, seed: int) -> None: ...
+
+        def anonymize(self, sources: list[torch.Tensor], voices: Any, seeds: Any) -> list[torch.Tensor]:
+            if any(len(source) == 12_000 for source in sources):
+                raise ValueError("12,000 samples are unlucky")
+            return sources
+
+    monkeypatch.setattr(anonymize, "load_anonymizer", lambda name, rate: Fussy())
+    result = Anonymize("mcadams", 16_000, KEY, "utterance")(batch(waves))
+    assert list(result["reason"]) == ["", "failed", ""]
+    assert result["detail"][1] == "12,000 samples are unlucky"
+    assert np.array_equal(result["wave"][0], waves["a"])
+    assert len(result["wave"][1]) == 0
+
+
+def test_output_is_as_long_as_its_source_and_within_full_scale() -> None:
+    assert len(fit(np.ones(10, np.float32), 7)) == 7
+    assert fit(np.ones(3, np.float32), 5).tolist() == [1, 1, 1, 0, 0]
+    assert fit(np.array([2.0, -4.0], np.float32), 2).tolist() == [0.5, -1.0]
