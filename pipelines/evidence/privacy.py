@@ -71,7 +71,7 @@ def attack(
             notes.append(trained.note)
         except ValueError as fault:
             notes.append(f"The semi-informed attacker could not be trained: {fault}.")
-    sessions = np.array([name or f"\0{row}" for row, name in enumerate(views.carried("session"))])
+    sessions = np.array([name or f"\0{row}" for row, name in enumerate(views.sessions)])
     shared = session_overlap(known, sessions[split.enrolment], tried, sessions[split.trial])
     figures: Figures = {}
     for scenario, trials in attacks.items():

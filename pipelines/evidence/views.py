@@ -26,7 +26,12 @@ class Views:
 
     def split(self, seed: int) -> EnrolmentTrialSplit:
         """Return which rows the attacker knows and which are tried, recording sessions kept apart where named."""
-        return split_enrolment_trial(self.utt_ids, self.speakers, seed, self.carried("session"))
+        return split_enrolment_trial(self.utt_ids, self.speakers, seed, self.sessions)
+
+    @property
+    def sessions(self) -> list[str | None]:
+        """The recording session of each row, None where the index names none."""
+        return self.carried("session") if "session" in self.original.column_names else [None] * len(self.utt_ids)
 
 
 def read_views(folder: Path) -> Views:
