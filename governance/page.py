@@ -108,7 +108,7 @@ def _environment() -> "Environment":
     environment.filters["interval"] = lambda figure, unit: _interval(figure, unit)
     environment.filters["short"] = lambda text: text.replace(" percentage points", " points")
     environment.filters["gauge"] = gauge
-    environment.filters["unit"] = lambda name: describe(name).unit
+    environment.filters["unit"] = lambda name: describe(name.replace(".*", ".2")).unit
     # a drawing is made here, and matplotlib escapes the text in it
     environment.filters["drawing"] = lambda plot: Markup(plot.svg)
     return environment

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from models import hyperparameters
+
 if TYPE_CHECKING:
     import torch
 
@@ -76,7 +78,8 @@ class EmotionHead:
             tensors["speaker_weight"] = np.stack([weight for weight, _ in self.speakers.values()]).astype(np.float16)
             tensors["speaker_bias"] = np.stack([bias for _, bias in self.speakers.values()]).astype(np.float32)
         metadata = self.metadata | {"classes": json.dumps(CLASSES), "speakers": json.dumps(list(self.speakers))}
-        save_file(tensors, path, metadata)
+        # safetensors writes the memory as it lies, and scikit-learn's coefficients lie column by column.
+        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, metadata)
 
     def predict(self, statistics: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return class probabilities [N, 4], in the order of `CLASSES`, for frame statistics [N, 2 * D].
@@ -98,9 +101,9 @@ class EmotionHead:
 class SpeechBrainEmotion:
     """The wav2vec2 recogniser in the layout of `speechbrain/emotion-recognition-wav2vec2-IEMOCAP`.
 
-    Reads `wav2vec2.ckpt`, `model.ckpt` and `label_encoder.txt` of a folder into torchaudio's wav2vec2: neither the
-    repository's own Python code nor its YAML, which can run anything, is executed, and neither `transformers` nor the
-    weights of the base model are needed. Raises ValueError for a folder of another layout.
+    Reads `wav2vec2.ckpt`, `model.ckpt`, `label_encoder.txt` and, as plain data, `hyperparams.yaml` of a folder into
+    torchaudio's wav2vec2. The Python code in that repository is not run, and neither `transformers` nor the weights of
+    the base model are needed. Raises ValueError for a folder of another layout.
     """
 
     sample_rate = 16_000
@@ -114,6 +117,8 @@ class SpeechBrainEmotion:
         self._wav2vec2 = _wav2vec2(state).to(device).eval()
         self._output = next(iter(output.values())).to(device)  # [classes, D], no bias
         self._columns = _class_columns(path / "label_encoder.txt")
+        encoder_settings = hyperparameters.read(path / "hyperparams.yaml").get("wav2vec2", {})
+        self._normalise_output = bool(encoder_settings.get("output_norm", False))
         self._device = device
 
     def predict(self, waves: Sequence[Wave]) -> NDArray[np.float32]:
@@ -130,7 +135,8 @@ class SpeechBrainEmotion:
             with torch.inference_mode():
                 samples = torch.from_numpy(padded).to(self._device)[None]
                 frames, _ = self._wav2vec2(layer_norm(samples, samples.shape[1:]))
-                frames = layer_norm(frames, frames.shape[1:])  # over time and channels, as SpeechBrain's output_norm
+                if self._normalise_output:  # over time and channels at once, as SpeechBrain's output_norm
+                    frames = layer_norm(frames, frames.shape[1:])
                 logits = frames.mean(dim=1) @ self._output.T
             rows.append(logits[0, self._columns].cpu().numpy())
         return _softmax(np.stack(rows)) if rows else np.zeros((0, len(CLASSES)), np.float32)
@@ -145,13 +151,15 @@ def _wav2vec2(state: dict[str, "torch.Tensor"]) -> "torch.nn.Module":
     """Build torchaudio's wav2vec 2.0 (the base layout) with the sizes and weights of a Hugging Face state dict."""
     from torchaudio.models import wav2vec2_model
 
-    state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+    weights = {_torchaudio_name(name): tensor for name, tensor in state.items() if "masked_spec_embed" not in name}
     kernels = [(10, 5)] + [(3, 2)] * 4 + [(2, 2)] * 2  # (width, stride), wav2vec 2.0 section 4.2
+    transformer = "encoder.transformer."
     try:
-        channels = state["feature_extractor.conv_layers.0.conv.weight"].shape[0]
-        dimension, grouped, kernel = state["encoder.pos_conv_embed.conv.weight_v"].shape
-        layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("encoder.layers."))
-        inner = state["encoder.layers.0.feed_forward.intermediate_dense.weight"].shape[0]
+        channels = weights["feature_extractor.conv_layers.0.conv.weight"].shape[0]
+        position = weights[f"{transformer}pos_conv_embed.conv.parametrizations.weight.original1"]
+        dimension, grouped, kernel = position.shape
+        layers = len({name.split(".")[3] for name in weights if name.startswith(f"{transformer}layers.")})
+        inner = weights[f"{transformer}layers.0.feed_forward.intermediate_dense.weight"].shape[0]
         network = wav2vec2_model(
             extractor_mode="group_norm",
             extractor_conv_layer_config=[(channels, width, stride) for width, stride in kernels],
@@ -170,22 +178,21 @@ def _wav2vec2(state: dict[str, "torch.Tensor"]) -> "torch.nn.Module":
             encoder_layer_drop=0.0,
             aux_num_out=None,
         )
-        network.load_state_dict({_torchaudio_name(name): state[name] for name in state if name != "masked_spec_embed"})
+        network.load_state_dict(weights)
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"wav2vec2.ckpt is not a wav2vec 2.0 base model: {error}") from error
     return network
 
 
 def _torchaudio_name(name: str) -> str:
-    """Translate a parameter's name from Hugging Face transformers to torchaudio."""
-    if name.startswith("feature_extractor."):
-        return name
+    """Translate a parameter's name from Hugging Face transformers (of any age) to torchaudio."""
+    name = name.removeprefix("model.")
     if name.startswith("feature_projection."):
         return f"encoder.{name}"
-    name = name.replace("encoder.", "encoder.transformer.", 1)
-    return name.replace("conv.weight_g", "conv.parametrizations.weight.original0").replace(
-        "conv.weight_v", "conv.parametrizations.weight.original1"
-    )
+    if name.startswith("encoder."):
+        name = name.replace("encoder.", "encoder.transformer.", 1)
+    parametrized = "conv.parametrizations.weight.original"
+    return name.replace("conv.weight_g", f"{parametrized}0").replace("conv.weight_v", f"{parametrized}1")
 
 
 def _class_columns(path: Path) -> list[int]:

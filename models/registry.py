@@ -85,6 +85,11 @@ KNOWN: Mapping[str, Known] = {
             "vocabulary.txt": "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf",
         },
     ),
+    PROFILES["embedded"]["emotion"]: Known(
+        licence="Apache-2.0",
+        source="this project's own, trained on EmoDB by pipelines.train_emotion",
+        digests={"emotion_emodb.safetensors": "aabe2119f87cd47dab60de460963881eec393e0a91fc36eb032b02712ad776d9"},
+    ),
     PROFILES["embedded"]["quality"]: Known(
         licence="MIT",
         source="DNSMOS of Microsoft's DNS Challenge",
@@ -119,6 +124,7 @@ KNOWN: Mapping[str, Known] = {
         source="SpeechBrain wav2vec2 fine-tuned on IEMOCAP",
         size=378_000_000,
         digests={
+            "hyperparams.yaml": "4519de8fee8fef69ae5aeb8d2d307fa45a5d1795f0597b06e42aebbd96597237",
             "label_encoder.txt": "30afecda60619b67b50375bac880df4edc3862c14fb724c86701200b13e080ca",
             "model.ckpt": "e351bafc8c0a2699f174e2f43f13e732836731621a8e595b53ddaf5334abcefb",
             "wav2vec2.ckpt": "b6db170a487b2912cfe10359fad40dbb7563120656f26f47c521b1c7e578bdd0",
@@ -162,12 +168,11 @@ def fetch(uri: str) -> Resolved:
     """
     if uri.startswith("hf://"):
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
         repository, revision, subpath = _hub_parts(uri)
         try:
             snapshot_download(repository, revision=revision, allow_patterns=_wanted(uri, subpath))
-        except (OSError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        except Exception as error:  # the hub's client lets several libraries' errors through
             raise WeightsMissing(
                 f"{_describe(uri)} could not be fetched ({type(error).__name__}); "
                 "set HF_ENDPOINT to a mirror, or put the files in a folder and name it as file:/folder"
@@ -226,8 +231,9 @@ def _in_hub_cache(uri: str) -> tuple[Path, str]:
 
     repository, revision, subpath = _hub_parts(uri)
     try:
-        snapshot = Path(snapshot_download(repository, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
+        wanted = _wanted(uri, subpath)  # or the hub's client misses the files that fetch left out
+        snapshot = Path(snapshot_download(repository, revision=revision, allow_patterns=wanted, local_files_only=True))
+    except LocalEntryNotFoundError:  # nothing there, or not all of it
         raise WeightsMissing(f"{_describe(uri)} is not on this machine; {_remedy(uri)}") from None
     path = snapshot / subpath
     if not path.exists():

@@ -6,11 +6,12 @@ ECAPA-TDNN (the standard profile, or one that an attacker trained). They know no
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
+
+from models import hyperparameters
 
 SAMPLE_RATE = 16_000
 BATCH = 64  # partial utterances a forward pass
@@ -74,8 +75,8 @@ class GE2E:
 class Ecapa:
     """SpeechBrain's ECAPA-TDNN in the layout of `speechbrain/spkrec-ecapa-voxceleb`.
 
-    Reads the sizes of the network from the folder's `hyperparams.yaml` as plain data (SpeechBrain's own loader runs
-    whatever Python that file names) and its weights from `embedding_model.ckpt`. Raises ValueError for another layout.
+    Reads the sizes of the network from the folder's `hyperparams.yaml`, as plain data, and its weights from
+    `embedding_model.ckpt`. Raises ValueError for another layout.
     """
 
     sample_rate = SAMPLE_RATE
@@ -86,7 +87,7 @@ class Ecapa:
         from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
         from speechbrain.processing.features import InputNormalization
 
-        settings = read_hyperparameters(path / "hyperparams.yaml")
+        settings = hyperparameters.read(path / "hyperparams.yaml")
         try:
             bands = settings["compute_features"]["n_mels"]
             self.network = ECAPA_TDNN(**settings["embedding_model"])
@@ -111,34 +112,6 @@ class Ecapa:
                 features = self._features(torch.from_numpy(padded).to(self._device)[None])
                 rows.append(self.network(self._normalise(features, whole), whole)[0, 0].cpu().numpy())
         return _normalise(np.stack(rows)) if rows else np.zeros((0, self.network.fc.conv.out_channels), np.float32)
-
-
-def read_hyperparameters(path: Path) -> dict[str, Any]:
-    """Read a SpeechBrain hyperparameter file as data: `!ref <name>` is looked up, every other tag is ignored."""
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    def plain(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Any:
-        if isinstance(node, yaml.MappingNode):
-            return loader.construct_mapping(node, deep=True)
-        if isinstance(node, yaml.SequenceNode):
-            return loader.construct_sequence(node, deep=True)
-        return loader.construct_scalar(node)  # type: ignore[arg-type]
-
-    Loader.add_multi_constructor("!", plain)
-    settings = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} is not a SpeechBrain hyperparameter file")
-
-    def look_up(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: look_up(entry) for key, entry in value.items()}
-        if isinstance(value, str) and value.startswith("<") and value.endswith(">"):
-            return settings.get(value[1:-1], value)
-        return value
-
-    return {key: look_up(value) for key, value in settings.items()}
 
 
 def _speech(wave: Wave) -> Wave:

@@ -3,6 +3,7 @@
 The line goes to standard error, where progress goes too, so that standard output stays for results.
 """
 
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -13,7 +14,7 @@ from rich.markup import escape
 
 OTHER, WRONG_INPUT = 1, 2
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
 
 
 def told_in_one_line(command: Callable[..., None]) -> Callable[..., None]:

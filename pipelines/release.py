@@ -134,6 +134,7 @@ def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
         f"{plan.survey.rows} rows of {plan.survey.speakers} speakers in {job.index}; the run's folder is {run.folder}"
     )
     if "reported" not in run.done:
+        track.say("starting Ray, which takes some seconds")
         with ray_session():
             report = prepare_report(run, plan, track)
         run.finish_step("reported")

@@ -149,3 +149,11 @@ def test_everything_together_is_evidence_that_governance_accepts() -> None:
     assert evidence.metrics["privacy.inference.gender.original"].n == SPEAKERS
     assert evidence.chance["privacy.inference.gender.anonymized"] == 0.5
     assert set(evidence.scores) == {"unprotected", "ignorant", "lazy_informed"}
+
+
+def test_a_recogniser_that_hears_no_emotion_in_the_original_is_not_believed() -> None:
+    views = make_views(1.0, emotion_probabilities=np.eye(4)[0])
+    _, figures, _ = measure_emotions(views, seed=0)
+    assert figures["utility.uar.original"].value == pytest.approx(0.25)
+    assert not figures["utility.uar.retained"].trustworthy
+    assert figures["utility.emotion_agreement"].trustworthy

@@ -1,0 +1,162 @@
+"""The acoustic language model: a slow transformer over time, and a fast one over the codebooks of one frame.
+
+The slow one reads the speaker condition, then content and acoustic frames in turn; what it says at a content place is
+from where the fast one writes the eight codes of the acoustic frame that follows. What is here maps tensors to tensors;
+the order of a sequence, sampling and refilling are in `generation`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.streamvoiceanon.linear import Linear
+from models.streamvoiceanon.transformer import (
+    KeyValueCache,
+    RMSNorm,
+    Sight,
+    TransformerLayer,
+    TransformerState,
+    new_caches,
+    rotary_table,
+)
+
+MAX_DELAY = 8  # frames that the wait embeddings cover
+
+
+@dataclass(frozen=True)
+class AcousticLMConfig:
+    """Sizes of the published network."""
+
+    content_codes: int = 8192
+    acoustic_codes: int = 1000
+    codebooks: int = 8
+    width: int = 768
+    heads: int = 12
+    hidden: int = 2304
+    slow_layers: int = 12
+    fast_layers: int = 4
+    timbre_width: int = 128
+    style_width: int = 192
+
+
+class FastState:
+    """What the fast transformer needs for a batch, made once and used for every frame: its caches hold one frame."""
+
+    def __init__(self, caches: tuple[KeyValueCache, ...], sights: list[Sight]) -> None:
+        self.caches, self.sights = caches, sights
+
+
+class _Model(nn.Module):
+    """The two transformers, named as in the checkpoint."""
+
+    def __init__(self, config: AcousticLMConfig, content_head: bool) -> None:
+        super().__init__()
+        width = config.width
+        self.codebook_embeddings = nn.Embedding(config.acoustic_codes * config.codebooks, width)
+        self.layers = nn.ModuleList(
+            TransformerLayer(width, config.heads, config.hidden, layer_scale=False) for _ in range(config.slow_layers)
+        )
+        self.fast_embeddings = nn.Embedding(config.acoustic_codes, width)
+        self.fast_layers = nn.ModuleList(
+            TransformerLayer(width, config.heads, config.hidden, layer_scale=False) for _ in range(config.fast_layers)
+        )
+        self.fast_norm = RMSNorm(width)
+        self.fast_output = Linear(width, config.acoustic_codes, bias=False)
+        if content_head:
+            self.norm = RMSNorm(width)
+            self.output = Linear(width, config.content_codes, bias=False)
+
+
+class _Decoder(nn.Module):
+    def __init__(self, config: AcousticLMConfig, content_head: bool) -> None:
+        super().__init__()
+        self.model = _Model(config, content_head)
+        self.wait4start_embedding = nn.Embedding(MAX_DELAY, config.width)
+        self.wait4end_embedding = nn.Embedding(MAX_DELAY, config.width)
+
+
+class AcousticLM(nn.Module):
+    """Speaker condition and content codes to acoustic codes.
+
+    `content_head` builds the part that predicts content codes, which training uses and generation throws away.
+    """
+
+    rotary: Tensor
+
+    def __init__(self, config: AcousticLMConfig | None = None, content_head: bool = False) -> None:
+        super().__init__()
+        self.config = config or AcousticLMConfig()
+        self.embedding = nn.Embedding(self.config.content_codes, self.config.width)
+        self.context_in = Linear(self.config.timbre_width, self.config.width)
+        self.style_in = Linear(self.config.style_width, self.config.width)
+        self.decoder = _Decoder(self.config, content_head)
+        self.register_buffer("rotary", rotary_table(self.config.width // self.config.heads), persistent=False)
+
+    def condition(self, style: Tensor, timbre: Tensor) -> Tensor:
+        """Map a style vector [..., 192] and timbre latents [..., 32, 128] to the speaker condition [..., 33, width]."""
+        return torch.cat([self.context_in(timbre), self.style_in(style).unsqueeze(-2)], dim=-2)
+
+    def embed_content(self, codes: Tensor) -> Tensor:
+        """Map content codes [...] to [..., width]."""
+        return self.embedding(codes)
+
+    def embed_acoustic(self, codes: Tensor) -> Tensor:
+        """Map acoustic codes [..., codebooks, n] to [..., n, width]: the sum over the codebooks."""
+        first = self.config.acoustic_codes * torch.arange(self.config.codebooks, device=codes.device)
+        return self.decoder.model.codebook_embeddings(codes + first.unsqueeze(1)).sum(-3)
+
+    def initial_state(self, batch: int, slots: int, dtype: torch.dtype | None = None) -> TransformerState:
+        """An empty cache for `batch` sequences of at most `slots` vectors; float32 unless `dtype` says otherwise."""
+        caches = new_caches(self.decoder.model.layers, batch, slots, dtype)
+        return TransformerState(caches, torch.zeros(batch, dtype=torch.int64))
+
+    def slow(self, x: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState]:
+        """Map vectors [B, n, width] to hidden states [B, n, width] before the final norm, and the state on.
+
+        Raises ValueError past the state's last slot: a sequence is refilled before that, see `generation`.
+        """
+        slots = state.caches[0].keys.shape[2]
+        if int(state.position.max()) + x.shape[1] > slots:
+            raise ValueError(f"a sequence of more than {slots} vectors in a state made for {slots}")
+        sight = Sight(state, x.shape[1], slots, self.rotary)
+        for layer, cache in zip(self.decoder.model.layers, state.caches, strict=True):
+            x = layer(x, cache, sight)
+        return x, state.moved(x.shape[1])
+
+    def content_logits(self, hidden: Tensor) -> Tensor:
+        """Map hidden states [..., width] to logits [..., content codes]; only with `content_head`."""
+        model = self.decoder.model
+        return model.output(model.norm(hidden))
+
+    def fast_state(self, batch: int) -> FastState:
+        """The scratch that `write_frame` needs for `batch` sequences."""
+        count = self.config.codebooks
+        caches = new_caches(self.decoder.model.fast_layers, batch, count)
+        at = TransformerState(caches, torch.zeros(batch, dtype=torch.int64))
+        return FastState(caches, [Sight(at.moved(i), 1, count, self.rotary) for i in range(count)])
+
+    def write_frame(self, hidden: Tensor, choose: Callable[[Tensor], Tensor], state: FastState) -> Tensor:
+        """Map hidden states [B, width] to codes [B, codebooks]; `choose` maps logits [B, codes] to codes [B]."""
+        model = self.decoder.model
+        x = hidden.unsqueeze(1)
+        codes: list[Tensor] = []
+        for sight in state.sights:
+            if codes:
+                x = model.fast_embeddings(codes[-1]).unsqueeze(1)
+            for layer, cache in zip(model.fast_layers, state.caches, strict=True):
+                x = layer(x, cache, sight)
+            codes.append(choose(model.fast_output(model.fast_norm(x)).squeeze(1)))
+        return torch.stack(codes, dim=1)
+
+    def frame_logits(self, hidden: Tensor, codes: Tensor) -> Tensor:
+        """Map hidden states [B, width] and the frame's codes [B, codebooks] to logits [B, codebooks, codes]."""
+        model = self.decoder.model
+        count = self.config.codebooks
+        x = torch.cat([hidden.unsqueeze(1), model.fast_embeddings(codes[:, :-1])], dim=1)
+        state = TransformerState(new_caches(model.fast_layers, len(x), count), torch.zeros(len(x), dtype=torch.int64))
+        sight = Sight(state, count, count, self.rotary)
+        for layer, cache in zip(model.fast_layers, state.caches, strict=True):
+            x = layer(x, cache, sight)
+        return model.fast_output(model.fast_norm(x))

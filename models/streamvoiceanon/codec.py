@@ -1,0 +1,170 @@
+"""The codec: speech to eight acoustic codes a frame, and back to samples (fish-speech 1.5's Firefly).
+
+Weight normalization is folded into plain weights at load (`checkpoint.fold_weight_norm`); the networks here hold those.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.streamvoiceanon.conv import CausalConv1d, CausalConvTranspose1d, ConvNeXtEncoder, Resample
+from models.streamvoiceanon.frontend import LogMel
+from models.streamvoiceanon.fsq import FiniteScalarQuantizer
+from models.streamvoiceanon.state import State
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """Sizes of the published network. The product of `rates` is the mel hop, 512 samples."""
+
+    bands: int = 160
+    depths: tuple[int, ...] = (3, 3, 9, 3)
+    widths: tuple[int, ...] = (128, 256, 384, 512)
+    codebooks: int = 8
+    levels: tuple[int, ...] = (8, 5, 5, 5)
+    rates: tuple[int, ...] = (8, 8, 2, 2, 2)
+    kernels: tuple[int, ...] = (3, 7, 11)
+    dilations: tuple[int, ...] = (1, 3, 5)
+    edge_kernel: int = 13
+
+
+class ResidualBlock(nn.Module):
+    """For every dilation two convolutions, both dilated, added to their input."""
+
+    def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.convs1 = nn.ModuleList(CausalConv1d(channels, channels, kernel, dilation=d) for d in dilations)
+        self.convs2 = nn.ModuleList(CausalConv1d(channels, channels, kernel, dilation=d) for d in dilations)
+
+    def initial_state(self, batch: int) -> State:
+        return tuple(
+            (first.initial_state(batch), second.initial_state(batch))  # type: ignore[operator]
+            for first, second in zip(self.convs1, self.convs2, strict=True)
+        )
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        after = []
+        for first, second, (past1, past2) in zip(self.convs1, self.convs2, state, strict=True):
+            y, past1 = first(F.silu(x), past1)
+            x, past2 = second(F.silu(y), past2, residual=x)
+            after.append((past1, past2))
+        return x, tuple(after)
+
+
+class ParallelBlock(nn.Module):
+    """The mean of residual blocks of several kernel sizes."""
+
+    def __init__(self, channels: int, kernels: tuple[int, ...], dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ResidualBlock(channels, kernel, dilations) for kernel in kernels)
+
+    def initial_state(self, batch: int) -> State:
+        return tuple(block.initial_state(batch) for block in self.blocks)  # type: ignore[operator]
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        results = [block(x, past) for block, past in zip(self.blocks, state, strict=True)]
+        return torch.stack([y for y, _ in results]).mean(0), tuple(past for _, past in results)
+
+
+class HiFiGenerator(nn.Module):
+    """Features [B, n mel frames, width] to samples [B, n x 512] in [-1, 1]."""
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        width = config.widths[-1]
+        channels = [width // 2**i for i in range(len(config.rates) + 1)]
+        self.conv_pre = CausalConv1d(width, width, config.edge_kernel)
+        self.ups = nn.ModuleList(
+            CausalConvTranspose1d(wide, narrow, 2 * rate, rate)
+            for wide, narrow, rate in zip(channels[:-1], channels[1:], config.rates, strict=True)
+        )
+        self.resblocks = nn.ModuleList(
+            ParallelBlock(narrow, config.kernels, config.dilations) for narrow in channels[1:]
+        )
+        self.conv_post = CausalConv1d(channels[-1], 1, config.edge_kernel)
+
+    def initial_state(self, batch: int) -> State:
+        return (
+            self.conv_pre.initial_state(batch),
+            tuple(up.initial_state(batch) for up in self.ups),  # type: ignore[operator]
+            tuple(block.initial_state(batch) for block in self.resblocks),  # type: ignore[operator]
+            self.conv_post.initial_state(batch),
+        )
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        pre, ups, blocks, post = state
+        x, pre = self.conv_pre(x, pre)
+        ups_after, blocks_after = [], []
+        for up, block, up_past, block_past in zip(self.ups, self.resblocks, ups, blocks, strict=True):
+            x, up_past = up(F.silu(x), up_past)
+            x, block_past = block(x, block_past)
+            ups_after.append(up_past)
+            blocks_after.append(block_past)
+        x, post = self.conv_post(F.silu(x), post)
+        return torch.tanh(x).squeeze(2), (pre, tuple(ups_after), tuple(blocks_after), post)
+
+
+class GroupedQuantizer(nn.Module):
+    """One quantizer for every group of channels."""
+
+    def __init__(self, width: int, groups: int, levels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.rvqs = nn.ModuleList(FiniteScalarQuantizer(width // groups, levels, bounds=2) for _ in range(groups))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Map [B, n, width] to codes [B, groups, n], int64."""
+        parts = x.chunk(len(self.rvqs), dim=-1)
+        return torch.stack([q.encode(part) for q, part in zip(self.rvqs, parts, strict=True)], dim=1)  # type: ignore[operator]
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Map codes [B, groups, n] to [B, n, width]."""
+        return torch.cat([q.decode(code) for q, code in zip(self.rvqs, codes.unbind(1), strict=True)], -1)  # type: ignore[operator]
+
+
+class _Quantizer(nn.Module):
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        width = config.widths[-1]
+        self.residual_fsq = GroupedQuantizer(width, config.codebooks, config.levels)
+        self.downsample = Resample(width, up=False)
+        self.upsample = Resample(width, up=True)
+
+
+class Codec(nn.Module):
+    """Samples at 44.1 kHz to acoustic codes [B, codebooks, frames] and back, both streamed."""
+
+    def __init__(self, config: CodecConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or CodecConfig()
+        self.mel = LogMel(self.config.bands)
+        self.backbone = ConvNeXtEncoder(self.config.bands, self.config.depths, self.config.widths)
+        self.quantizer = _Quantizer(self.config)
+        self.head = HiFiGenerator(self.config)
+
+    def initial_encoder_state(self, batch: int) -> State:
+        return (
+            self.mel.initial_state(batch),
+            self.backbone.initial_state(batch),
+            self.quantizer.downsample.initial_state(batch),
+        )
+
+    def encode(self, samples: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map samples [B, n x 2048] to codes [B, codebooks, n], and the state on."""
+        mel_state, backbone_state, down_state = state
+        x, mel_state = self.mel(samples, mel_state)
+        x, backbone_state = self.backbone(x, backbone_state)
+        x, down_state = self.quantizer.downsample(x, down_state)
+        return self.quantizer.residual_fsq.encode(x), (mel_state, backbone_state, down_state)
+
+    def initial_decoder_state(self, batch: int) -> State:
+        return self.quantizer.upsample.initial_state(batch), self.head.initial_state(batch)
+
+    def decode(self, codes: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map codes [B, codebooks, n] to samples [B, n x 2048] in [-1, 1], and the state on."""
+        up_state, head_state = state
+        x = self.quantizer.residual_fsq.decode(codes)
+        x, up_state = self.quantizer.upsample(x, up_state)
+        x, head_state = self.head(x, head_state)
+        return x, (up_state, head_state)

@@ -1,0 +1,100 @@
+"""The content encoder: speech to one content code a frame, what is said without who says it.
+
+The parts that only training used (a decoder head and a second transformer, over half of the checkpoint) are never
+built.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.streamvoiceanon.conv import ConvNeXtEncoder, Resample
+from models.streamvoiceanon.frontend import LogMel
+from models.streamvoiceanon.state import State
+from models.streamvoiceanon.transformer import WindowedTransformer
+
+
+@dataclass(frozen=True)
+class ContentEncoderConfig:
+    """Sizes of the published network."""
+
+    bands: int = 160
+    depths: tuple[int, ...] = (3, 3, 9, 3)
+    widths: tuple[int, ...] = (128, 256, 384, 512)
+    heads: int = 8
+    hidden: int = 1536
+    layers: int = 8
+    window: int = 512
+    bits: int = 13
+
+
+class BinarySphericalQuantizer(nn.Module):
+    """A code whose bits are the signs of a projection, the first component the most significant bit.
+
+    Normalizing the projection to unit length, as training does, moves no sign and is left out.
+    """
+
+    def __init__(self, width: int, bits: int) -> None:
+        super().__init__()
+        self.project_in = nn.Linear(width, bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, n, width] to codes [B, n], int64."""
+        bits = self.project_in(x) > 0
+        place = 2 ** torch.arange(bits.shape[-1] - 1, -1, -1, device=x.device)
+        return (bits * place).sum(-1)
+
+
+class _ResidualQuantizer(nn.Module):
+    """The checkpoint's nesting of its one quantizer."""
+
+    def __init__(self, width: int, bits: int) -> None:
+        super().__init__()
+        self.rvqs = nn.ModuleList([BinarySphericalQuantizer(width, bits)])
+
+
+class _Quantizer(nn.Module):
+    def __init__(self, config: ContentEncoderConfig) -> None:
+        super().__init__()
+        width = config.widths[-1]
+        self.downsample = Resample(width, up=False)
+        self.pre_module = WindowedTransformer(width, config.heads, config.hidden, config.layers, config.window)
+        self.residual_bsq = _ResidualQuantizer(width, config.bits)
+
+
+class ContentEncoder(nn.Module):
+    """Samples at 44.1 kHz to content codes, one for every 2,048 samples."""
+
+    def __init__(self, config: ContentEncoderConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or ContentEncoderConfig()
+        self.mel = LogMel(self.config.bands)
+        self.backbone = ConvNeXtEncoder(self.config.bands, self.config.depths, self.config.widths)
+        self.quantizer = _Quantizer(self.config)
+
+    def initial_state(self, batch: int, chunk: int) -> State:
+        """The state of fresh streams, for chunks of at most `chunk` frames."""
+        return (
+            self.mel.initial_state(batch),
+            self.backbone.initial_state(batch),
+            self.quantizer.downsample.initial_state(batch),
+            self.quantizer.pre_module.initial_state(batch, chunk),
+        )
+
+    def forward(self, samples: Tensor, state: State, mels: Tensor | None = None) -> tuple[Tensor, State]:
+        """Map samples [B, n x 2048] to codes [B, n], and the state on.
+
+        `mels` [B]: how many mel frames of this chunk lie within the utterance; those after it are zeroed before and
+        after the backbone, as the published network does. None: all.
+        """
+        mel_state, backbone_state, down_state, transformer_state = state
+        x, mel_state = self.mel(samples, mel_state)
+        within = None if mels is None else (torch.arange(x.shape[1]) < mels.unsqueeze(1)).unsqueeze(2).to(x.device)
+        x = x if within is None else x * within
+        x, backbone_state = self.backbone(x, backbone_state)
+        x = x if within is None else x * within
+        x, down_state = self.quantizer.downsample(x, down_state)
+        x, transformer_state = self.quantizer.pre_module(x, transformer_state)
+        codes = self.quantizer.residual_bsq.rvqs[0](x)
+        return codes, (mel_state, backbone_state, down_state, transformer_state)

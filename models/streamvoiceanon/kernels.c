@@ -1,0 +1,269 @@
+/* Matrix products, causal convolutions and cached attention for a few rows at a time, on a CPU.
+ *
+ * What they are for: one frame of a live stream multiplies every weight with one to four rows, so the time is that of
+ * reading the weights. They are kept packed, in float32, bfloat16 or int8 with a scale an output, in panels that are read
+ * once from front to back and widened in registers. Every output is one chain of fused multiply-adds in the order of its
+ * inputs, whatever else is in the batch, so a row's result depends on that row alone, to the last bit.
+ *
+ * Audio features are [batch, time, channels], float32, contiguous.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+#define LANES 16
+#define WORTH 200000 /* multiplications below which waking another thread costs more than it saves */
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef float vec_u __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int8_t vec_i8 __attribute__((vector_size(LANES), aligned(1), may_alias));
+typedef uint16_t vec_u16 __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+typedef uint32_t vec_u32 __attribute__((vector_size(4 * LANES)));
+typedef int32_t vec_i32 __attribute__((vector_size(4 * LANES)));
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vec read_f32(const float *w) { return *(const vec_u *)w; }
+#ifdef __AVX512F__ /* gcc 12 takes the portable form apart lane by lane */
+INLINE vec read_i8(const int8_t *w) {
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i_u *)w)));
+}
+#else
+INLINE vec read_i8(const int8_t *w) {
+    return __builtin_convertvector(__builtin_convertvector(*(const vec_i8 *)w, vec_i32), vec);
+}
+#endif
+/* e^x: 2 to the integer nearest to x log2(e), times a polynomial of what is left (|rest| < 0.35, error below 3e-7). */
+INLINE vec exponential(vec x) {
+    for (int l = 0; l < LANES; l++) x[l] = x[l] < -87.0f ? -87.0f : x[l] > 88.0f ? 88.0f : x[l];
+    const vec magic = (vec){0} + 12582912.0f; /* 1.5 x 2^23: adding it rounds to an integer */
+    const vec whole = (x * 1.442695041f + magic) - magic;
+    const vec rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    vec y = rest * (1.0f / 720) + 1.0f / 120;
+    y = y * rest + 1.0f / 24;
+    y = y * rest + 1.0f / 6;
+    y = y * rest + 0.5f;
+    y = y * rest + 1.0f;
+    y = y * rest + 1.0f;
+    return y * (vec)((__builtin_convertvector(whole, vec_i32) + 127) << 23);
+}
+INLINE vec read_bf16(const uint16_t *w) { return (vec)(__builtin_convertvector(*(const vec_u16 *)w, vec_u32) << 16); }
+
+typedef struct {
+    const float *scale, *bias, *x, *residual; /* scale, bias [outputs]; residual like y; each may be null */
+    float *y;                                 /* [batch, time, outputs] */
+    int64_t batch, time, time_in, inputs, outputs, taps, dilation, stride;
+} job;
+
+/* Scale, shift and store one instant's outputs. */
+static void store(const job *j, const float *line, int64_t row, int64_t out, int64_t width) {
+    const int64_t start = row * j->outputs + out;
+    float *y = j->y + start;
+    if (j->outputs - out < width) width = j->outputs - out;
+    for (int64_t i = 0; i < width; i++) y[i] = line[i];
+    if (j->scale) for (int64_t i = 0; i < width; i++) y[i] *= j->scale[out + i];
+    if (j->bias) for (int64_t i = 0; i < width; i++) y[i] += j->bias[out + i];
+    if (j->residual) for (int64_t i = 0; i < width; i++) y[i] += j->residual[start + i];
+}
+
+/* A tile is ROWS instants by VECS x 16 outputs, summed in registers while one panel of weights goes by. */
+#define TILE(NAME, TYPE, READ, ROWS, VECS)                                                                          \
+    static __attribute__((noinline)) void tile_##NAME##_##ROWS##_##VECS(const TYPE *panel, const job *j, int64_t row, \
+                                                                        int64_t out) {                              \
+        vec sum[ROWS][VECS];                                                                                        \
+        const float *x[ROWS];                                                                                       \
+        _Pragma("GCC unroll 12") for (int r = 0; r < ROWS; r++) {                                                   \
+            int64_t stream = (row + r) / j->time, at = (row + r) % j->time;                                         \
+            x[r] = j->x + (stream * j->time_in + at * j->stride) * j->inputs;                                       \
+            _Pragma("GCC unroll 4") for (int v = 0; v < VECS; v++) sum[r][v] = (vec){0};                            \
+        }                                                                                                           \
+        for (int64_t tap = 0; tap < j->taps; tap++) {                                                               \
+            const int64_t shift = tap * j->dilation * j->inputs, end = shift + j->inputs;                           \
+            for (int64_t k = shift; k < end; k++, panel += VECS * LANES) {                                          \
+                vec w[VECS];                                                                                        \
+                _Pragma("GCC unroll 4") for (int v = 0; v < VECS; v++) w[v] = READ(panel + v * LANES);              \
+                _Pragma("GCC unroll 12") for (int r = 0; r < ROWS; r++) {                                           \
+                    _Pragma("GCC unroll 4") for (int v = 0; v < VECS; v++) sum[r][v] += w[v] * x[r][k];             \
+                }                                                                                                   \
+            }                                                                                                       \
+        }                                                                                                           \
+        _Pragma("GCC unroll 12") for (int r = 0; r < ROWS; r++) store(j, (const float *)sum[r], row + r, out, VECS * LANES); \
+    }
+
+/* All rows of one panel, the tallest tiles first. */
+#define COLUMN(NAME, TYPE, VECS, TALL)                                                                               \
+    static void column_##NAME##_##VECS(const TYPE *panel, const job *j, int64_t row, int64_t end, int64_t out) {     \
+        for (; row + TALL <= end; row += TALL) tile_##NAME##_##TALL##_##VECS(panel, j, row, out);                    \
+        for (; row + 4 <= end; row += 4) tile_##NAME##_4_##VECS(panel, j, row, out);                                 \
+        for (; row + 2 <= end; row += 2) tile_##NAME##_2_##VECS(panel, j, row, out);                                 \
+        for (; row < end; row++) tile_##NAME##_1_##VECS(panel, j, row, out);                                         \
+    }
+
+#define CONVOLVE(NAME, TYPE, READ)                                                                                   \
+    TILE(NAME, TYPE, READ, 6, 4) TILE(NAME, TYPE, READ, 4, 4) TILE(NAME, TYPE, READ, 2, 4) TILE(NAME, TYPE, READ, 1, 4) \
+    TILE(NAME, TYPE, READ, 12, 2) TILE(NAME, TYPE, READ, 4, 2) TILE(NAME, TYPE, READ, 2, 2) TILE(NAME, TYPE, READ, 1, 2) \
+    TILE(NAME, TYPE, READ, 12, 1) TILE(NAME, TYPE, READ, 4, 1) TILE(NAME, TYPE, READ, 2, 1) TILE(NAME, TYPE, READ, 1, 1) \
+    COLUMN(NAME, TYPE, 4, 6) COLUMN(NAME, TYPE, 2, 12) COLUMN(NAME, TYPE, 1, 12)                                      \
+    void convolve_##NAME(const TYPE *weights, const job *j, int64_t vecs, int threads) {                             \
+        const int64_t width = vecs * LANES, panels = (j->outputs + width - 1) / width, rows = j->batch * j->time;    \
+        const int64_t depth = j->taps * j->inputs * width, chunk = 96, chunks = (rows + chunk - 1) / chunk;          \
+        const int worth = rows * panels * depth > WORTH;                                                             \
+        _Pragma("omp parallel for schedule(static) num_threads(threads) if (worth)")                                 \
+        for (int64_t task = 0; task < panels * chunks; task++) {                                                     \
+            const int64_t p = task / chunks, row = task % chunks * chunk, out = p * width;                           \
+            const int64_t end = row + chunk < rows ? row + chunk : rows;                                             \
+            const TYPE *panel = weights + p * depth;                                                                 \
+            if (vecs == 4) column_##NAME##_4(panel, j, row, end, out);                                               \
+            else if (vecs == 2) column_##NAME##_2(panel, j, row, end, out);                                          \
+            else column_##NAME##_1(panel, j, row, end, out);                                                         \
+        }                                                                                                            \
+    }
+
+CONVOLVE(f32, float, read_f32)
+CONVOLVE(bf16, uint16_t, read_bf16)
+CONVOLVE(i8, int8_t, read_i8)
+
+/* One kernel a channel: x [batch, time + taps - 1, channels], weights [taps, channels], y [batch, time, channels]. */
+void convolve_depthwise(const float *weights, const float *bias, const float *x, float *y, int64_t batch, int64_t time,
+                        int64_t channels, int64_t taps, int threads) {
+    _Pragma("omp parallel for schedule(static) num_threads(threads) if (batch * time * channels * taps > WORTH)")
+    for (int64_t row = 0; row < batch * time; row++) {
+        const float *past = x + (row / time * (time + taps - 1) + row % time) * channels;
+        float *out = y + row * channels;
+        memcpy(out, bias, channels * sizeof(float));
+        for (int64_t tap = 0; tap < taps; tap++)
+            for (int64_t c = 0; c < channels; c++) out[c] += weights[tap * channels + c] * past[tap * channels + c];
+    }
+}
+
+/* silu(a) * b of rows [a, b]: x [rows, 2 x width], y [rows, width]. */
+static void gate(const float *x, float *y, int64_t rows, int64_t width, int threads) {
+    _Pragma("omp parallel for schedule(static) num_threads(threads) if (rows * width > WORTH / 16)")
+    for (int64_t row = 0; row < rows; row++) {
+        const float *a = x + row * 2 * width, *b = a + width;
+        float *out = y + row * width;
+        for (int64_t i = 0; i < width; i += LANES) { /* width is a multiple of the lanes */
+            const vec v = read_f32(a + i);
+            *(vec_u *)(out + i) = v / (1.0f + exponential(-v)) * read_f32(b + i);
+        }
+    }
+}
+
+/* Root-mean-square normalization of rows [rows, width]. */
+void rms_norm(const float *x, const float *gain, float *y, int64_t rows, int64_t width, float epsilon) {
+    for (int64_t row = 0; row < rows; row++) {
+        const float *in = x + row * width;
+        float *out = y + row * width;
+        vec squares = {0};
+        float sum = 0;
+        int64_t i = 0;
+        for (; i + LANES <= width; i += LANES) { vec v = read_f32(in + i); squares += v * v; }
+        for (int l = 0; l < LANES; l++) sum += squares[l];
+        for (; i < width; i++) sum += in[i] * in[i];
+        const float factor = 1.0f / sqrtf(sum / width + epsilon);
+        for (i = 0; i < width; i++) out[i] = in[i] * factor * gain[i];
+    }
+}
+
+/* Rotate queries and keys, write keys and values at their slots, and attend: qkv [batch, time, 3, heads, width],
+ * rotation [batch, time, width / 2, 2], caches [streams, heads, slots, width] of which a row is
+ * streams[b] (null: b), position [batch], y [batch, time, heads, width].
+ * `scores` is scratch, [batch x heads, a multiple of 16 above the window]. Position p lies in slot p mod slots; a query sees the last `window`
+ * positions, its own included. */
+static void attend(float *qkv, const float *rotation, float *keys, float *values, const int64_t *position,
+            const int64_t *streams, float *y, float *scores,
+            int64_t batch, int64_t time, int64_t heads, int64_t width, int64_t slots, int64_t window, int threads) {
+    const float root = 1.0f / sqrtf((float)width);
+    const int64_t room = (window + LANES - 1) / LANES * LANES;
+    const int worth = batch * heads * time * width * (position[0] + time) > WORTH;
+    _Pragma("omp parallel for schedule(static) num_threads(threads) if (worth)")
+    for (int64_t lane = 0; lane < batch * heads; lane++) {
+        const int64_t b = lane / heads, h = lane % heads;
+        const int64_t cache = ((streams ? streams[b] : b) * heads + h) * slots * width;
+        float *const key = keys + cache, *const value = values + cache;
+        float *const weight = scores + lane * room;
+        for (int64_t t = 0; t < time; t++) {
+            float *q = qkv + (((b * time + t) * 3) * heads + h) * width, *k = q + heads * width, *v = k + heads * width;
+            const float *turn = rotation + (b * time + t) * width;
+            for (int64_t i = 0; i < width; i += 2) {
+                const float c = turn[i], s = turn[i + 1], q0 = q[i], q1 = q[i + 1], k0 = k[i], k1 = k[i + 1];
+                q[i] = q0 * c - q1 * s, q[i + 1] = q0 * s + q1 * c;
+                k[i] = k0 * c - k1 * s, k[i + 1] = k0 * s + k1 * c;
+            }
+            const int64_t slot = (position[b] + t) % slots;
+            memcpy(key + slot * width, k, width * sizeof(float));
+            memcpy(value + slot * width, v, width * sizeof(float));
+        }
+        for (int64_t t = 0; t < time; t++) {
+            const float *q = qkv + (((b * time + t) * 3) * heads + h) * width;
+            float *out = y + ((b * time + t) * heads + h) * width;
+            const int64_t last = position[b] + t, first = last - window + 1 > 0 ? last - window + 1 : 0;
+            const int64_t count = last - first + 1;
+            float highest = -INFINITY, total = 0;
+            for (int64_t i = 0; i < count; i++) {
+                const float *k = key + (first + i) % slots * width;
+                vec products = {0};
+                float sum = 0;
+                int64_t d = 0;
+                for (; d + LANES <= width; d += LANES) products += read_f32(q + d) * read_f32(k + d);
+                for (int l = 0; l < LANES; l++) sum += products[l];
+                for (; d < width; d++) sum += q[d] * k[d];
+                weight[i] = sum * root;
+                highest = weight[i] > highest ? weight[i] : highest;
+            }
+            for (int64_t i = count; i % LANES; i++) weight[i] = -INFINITY;
+            vec totals = {0};
+            for (int64_t i = 0; i < count; i += LANES) {
+                const vec e = exponential(read_f32(weight + i) - highest);
+                *(vec_u *)(weight + i) = e;
+                totals += e;
+            }
+            for (int l = 0; l < LANES; l++) total += totals[l];
+            memset(out, 0, width * sizeof(float));
+            for (int64_t i = 0; i < count; i++) {
+                const float *v = value + (first + i) % slots * width, share = weight[i] / total;
+                for (int64_t d = 0; d < width; d++) out[d] += share * v[d];
+            }
+        }
+    }
+}
+
+typedef struct {
+    const void *weights;
+    const float *scale; /* of each output, or null */
+    int64_t vecs, inputs, outputs;
+} matrix;
+
+typedef struct {
+    matrix qkv, out, gates, down; /* `gates` holds the two halves of the gated unit one after the other */
+    const float *attention_norm, *feed_forward_norm;
+    int64_t heads, kind; /* kind: 0 float32, 1 bfloat16, 2 int8 */
+    float epsilon;
+} layer;
+
+static void multiply(const matrix *m, int64_t kind, const float *x, const float *residual, float *y, int64_t rows, int threads) {
+    const job j = {m->scale, 0, x, residual, y, 1, rows, rows, m->inputs, m->outputs, 1, 1, 1};
+    if (kind == 0) convolve_f32(m->weights, &j, m->vecs, threads);
+    else if (kind == 1) convolve_bf16(m->weights, &j, m->vecs, threads);
+    else convolve_i8(m->weights, &j, m->vecs, threads);
+}
+
+/* One transformer layer: x and y [batch, time, width]; the rest as in `attend`. `scratch` holds, for each row, 5 widths and 3
+ * times the hidden width, and then the scores. */
+void transformer_layer(const layer *l, const float *x, const float *rotation, float *keys, float *values,
+                       const int64_t *position, const int64_t *streams, float *y, float *scratch, int64_t batch,
+                       int64_t time, int64_t slots, int64_t window, int threads) {
+    const int64_t rows = batch * time, width = l->qkv.inputs, hidden = l->down.inputs;
+    float *normed = scratch, *qkv = normed + rows * width, *middle = qkv + 3 * rows * width;
+    float *gates = middle + rows * width, *gated = gates + 2 * rows * hidden, *scores = gated + rows * hidden;
+    rms_norm(x, l->attention_norm, normed, rows, width, l->epsilon);
+    multiply(&l->qkv, l->kind, normed, 0, qkv, rows, threads);
+    attend(qkv, rotation, keys, values, position, streams, normed, scores, batch, time, l->heads, width / l->heads, slots,
+           window, threads);
+    multiply(&l->out, l->kind, normed, x, middle, rows, threads);
+    rms_norm(middle, l->feed_forward_norm, normed, rows, width, l->epsilon);
+    multiply(&l->gates, l->kind, normed, 0, gates, rows, threads);
+    gate(gates, gated, rows, hidden, threads);
+    multiply(&l->down, l->kind, gated, middle, y, rows, threads);
+}

@@ -1,0 +1,155 @@
+"""Live streams: many in one batch, a frame of work for every frame of sound.
+
+`StreamBatch` moves any of its streams by one frame; `Stream` is one stream of a batch of its own, with chunks of any
+length.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from models.streamvoiceanon.frontend import FRAME_SAMPLES, MELS_PER_FRAME, SAMPLE_RATE
+from models.streamvoiceanon.generation import MAX_FRAMES, WriterBatch
+from models.streamvoiceanon.state import State, put, restart, take
+from models.streamvoiceanon.voices import Voice
+
+if TYPE_CHECKING:
+    from models.streamvoiceanon.model import StreamVoiceAnon
+
+
+def latency_seconds(delay: int) -> float:
+    """Algorithmic latency: a frame must be whole before it is read, and is spoken `delay` frames later."""
+    return (delay + 1) * FRAME_SAMPLES / SAMPLE_RATE
+
+
+class StreamBatch:
+    """Up to `slots` streams that start, pause and end on their own; a stream that pauses costs nothing."""
+
+    def __init__(self, model: "StreamVoiceAnon", slots: int) -> None:
+        self._model, self._slots = model, slots
+        self._encoder = model.content_encoder.initial_state(slots, chunk=1)
+        self._decoder = model.codec.initial_decoder_state(slots)
+        latents = model.config.timbre_latents + 1
+        self._writers = WriterBatch(model.acoustic_lm, slots, latents + 2 * MAX_FRAMES)
+        self._delays: dict[int, int] = {}
+
+    def open(self, voice: Voice, delay: int, generator: torch.Generator | None) -> int:
+        """Start a stream and return its slot; None for `generator` writes the best code always.
+
+        Raises RuntimeError where every slot is taken, ValueError where `delay` is out of range.
+        """
+        slot = self._writers.free_slot()
+        if slot is None:
+            raise RuntimeError("every slot of the batch is taken")
+        with torch.inference_mode():
+            self._writers.start(slot, self._model.prompt(voice), delay, generator)
+            restart(self._encoder, slot)
+            restart(self._decoder, slot)
+        self._delays[slot] = delay
+        return slot
+
+    def step(self, frames: Mapping[int, Tensor], mels: Mapping[int, int] | None = None) -> dict[int, Tensor]:
+        """Read one frame [2048] in each of these slots; return the frames [2048] that are spoken.
+
+        A slot returns nothing in its first `delay` steps. `mels` says for a slot's last frame how many of its mel
+        frames lie within the utterance.
+        """
+        if not frames:
+            return {}
+        model = self._model
+        slots = sorted(frames)
+        rows = torch.tensor(slots)
+        within = torch.tensor([(mels or {}).get(slot, MELS_PER_FRAME) for slot in slots])
+        whole = bool((within == MELS_PER_FRAME).all())
+        with torch.inference_mode():
+            samples = torch.stack([frames[slot] for slot in slots]).to(model.device)
+            before = self._encoder if len(slots) == self._slots else take(self._encoder, rows)
+            codes, after = model.content_encoder(samples, before, None if whole else within)
+            self._encoder = self._after(self._encoder, rows, after)
+            vectors = model.acoustic_lm.embed_content(codes[:, 0])
+            return self._speak(self._writers.step(dict(zip(slots, vectors, strict=True))))
+
+    def end(self, slot: int) -> list[Tensor]:
+        """End a stream, free its slot and return the frames that the delay still held back."""
+        tail = []
+        with torch.inference_mode():
+            wait = self._model.acoustic_lm.decoder.wait4end_embedding.weight
+            for i in range(self._delays.pop(slot)):
+                tail += list(self._speak(self._writers.step({slot: wait[i]})).values())
+        self._writers.end(slot)
+        return tail
+
+    def drop(self, slot: int) -> None:
+        """Free a slot at once, whatever its stream still held back."""
+        self._delays.pop(slot)
+        self._writers.end(slot)
+
+    def _after(self, state: State, rows: Tensor, moved: State) -> State:
+        """The batch's state once the streams `rows` have moved."""
+        if len(rows) == self._slots:
+            return moved
+        put(state, rows, moved)
+        return state
+
+    def _speak(self, codes: dict[int, Tensor]) -> dict[int, Tensor]:
+        if not codes:
+            return {}
+        rows = torch.tensor(list(codes))
+        before = self._decoder if len(codes) == self._slots else take(self._decoder, rows)
+        samples, after = self._model.codec.decode(torch.stack(list(codes.values())).unsqueeze(2), before)
+        self._decoder = self._after(self._decoder, rows, after)
+        return dict(zip(codes, samples.cpu(), strict=True))
+
+
+class Stream:
+    """One live stream. Samples come out `latency` seconds after they went in, and as many of them."""
+
+    def __init__(self, model: "StreamVoiceAnon", voice: Voice, delay: int, generator: torch.Generator | None) -> None:
+        self._batch = StreamBatch(model, slots=1)
+        self._slot = self._batch.open(voice, delay, generator)
+        self._waiting = torch.zeros(0)
+        self._read = self._spoken = 0  # samples
+        self._closed = False
+        self.latency = latency_seconds(delay)
+
+    def push(self, samples: Tensor) -> Tensor:
+        """Take samples [n] and return the samples [m] that are ready. Raises ValueError on NaN or once closed."""
+        self._check_open()
+        check_wave(samples)
+        self._read += len(samples)
+        waiting = torch.cat([self._waiting, samples.float()])
+        spoken = [torch.zeros(0)]
+        whole = len(waiting) // FRAME_SAMPLES * FRAME_SAMPLES
+        for frame in waiting[:whole].split(FRAME_SAMPLES) if whole else ():
+            spoken += self._batch.step({self._slot: frame}).values()
+        self._waiting = waiting[whole:].clone()
+        ready = torch.cat(spoken)
+        self._spoken += len(ready)
+        return ready
+
+    def finish(self) -> Tensor:
+        """Return the tail [m] and close. Raises ValueError when closed already."""
+        self._check_open()
+        self._closed = True
+        spoken = [torch.zeros(0)]
+        if self._read and len(self._waiting):
+            last = torch.nn.functional.pad(self._waiting, (0, FRAME_SAMPLES - len(self._waiting)))
+            mels = len(self._waiting) * MELS_PER_FRAME // FRAME_SAMPLES
+            spoken += self._batch.step({self._slot: last}, {self._slot: mels}).values()
+        if self._read:
+            spoken += self._batch.end(self._slot)
+        return torch.cat(spoken)[: self._read - self._spoken]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the stream is closed")
+
+
+def check_wave(wave: Tensor) -> None:
+    """Raise ValueError unless `wave` is [samples] and finite."""
+    if wave.ndim != 1:
+        raise ValueError(f"a wave is one channel of samples, not a tensor of shape {list(wave.shape)}")
+    if not bool(torch.isfinite(wave).all()):
+        raise ValueError("the wave holds samples that are not finite")

@@ -1,0 +1,161 @@
+"""Writing codes: sampling, batches, refilling, and what bad utterances get."""
+
+import resource
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.streamvoiceanon import Config, StreamVoiceAnon, Voice, generation, kernels
+from models.streamvoiceanon.frontend import FRAME_SAMPLES
+from models.streamvoiceanon.generation import Prompt, WriterBatch, sample
+
+needs_kernels = pytest.mark.skipif(not kernels.available(), reason="only the compiled kernels promise equal bits")
+
+
+@pytest.fixture(scope="module")
+def voices(tiny_model: StreamVoiceAnon, prompt_wave: Tensor, speech) -> list[Voice]:
+    return [tiny_model.make_voice(prompt_wave), tiny_model.make_voice(speech(0.5))]
+
+
+def test_the_likeliest_codes_are_drawn_and_no_others() -> None:
+    """Probabilities .5 .15 .3 .05: top-p 0.7 keeps the first alone, since two sum to 0.8."""
+    logits = torch.tensor([[0.5, 0.15, 0.3, 0.05]]).log().repeat(5, 1)
+    uniform = torch.tensor([0.0, 0.3, 0.6, 0.9, 0.999])
+    assert sample(logits, uniform, torch.zeros(5, dtype=torch.bool)).tolist() == [0] * 5
+
+
+def test_draws_follow_the_tempered_probabilities() -> None:
+    """Probabilities .35 .3 .2 .15: 0.65 is within 0.7, so two are kept, at (.35 / .3) ** (1 / 0.7) to 1."""
+    logits = torch.tensor([[0.3, 0.15, 0.35, 0.2]]).log().repeat(1000, 1)
+    drawn = sample(logits, torch.arange(1000) / 1000, torch.zeros(1000, dtype=torch.bool))
+    ratio = (0.35 / 0.3) ** (1 / 0.7)
+    assert set(drawn.tolist()) == {0, 2}
+    assert float((drawn == 2).float().mean()) == pytest.approx(ratio / (1 + ratio), abs=2e-3)
+
+
+def test_greedy_takes_the_best_whatever_the_draw() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.9], [3.0, 0.0, 2.9]])
+    assert sample(logits, torch.tensor([0.99, 0.99]), torch.tensor([True, True])).tolist() == [1, 0]
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_an_utterance_does_not_depend_on_its_batch(tiny_states, tiny_model, voices, speech, precision: str) -> None:
+    model = StreamVoiceAnon.from_state_dicts(tiny_states, tiny_model.config, precision=precision)
+    waves = [speech(seconds) for seconds in (1.3, 0.4, 2.0, 0.02, 0.9, 1.1, 0.0)]
+    chosen = [voices[i % 2] for i in range(len(waves))]
+    together = model.anonymize(waves, chosen, range(10, 17))
+    for i, (wave, voice) in enumerate(zip(waves, chosen, strict=True)):
+        (alone,) = model.anonymize([wave], [voice], [10 + i])
+        assert len(alone) == len(wave)
+        assert torch.equal(together[i], alone)
+
+
+@needs_kernels
+def test_a_small_cache_changes_the_time_not_the_result(tiny_model: StreamVoiceAnon, voices, speech) -> None:
+    waves = [speech(seconds) for seconds in (0.6, 0.3, 0.9)]
+    chosen = [voices[0]] * 3
+    wide = tiny_model.anonymize(waves, chosen, [1, 2, 3])
+    narrow = tiny_model.anonymize(waves, chosen, [1, 2, 3], cache_bytes=1)
+    assert all(torch.equal(a, b) for a, b in zip(wide, narrow, strict=True))
+
+
+def test_seeds_decide_what_is_drawn(tiny_model: StreamVoiceAnon, voices, speech) -> None:
+    first, again, other = tiny_model.anonymize([speech(0.5)] * 3, [voices[0]] * 3, [1, 1, 2**64 - 1])
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_refilled_sequence_is_one_that_began_32_frames_ago(tiny_model: StreamVoiceAnon, voices, monkeypatch) -> None:
+    monkeypatch.setattr(generation, "MAX_FRAMES", 90)
+    lm, prompt = tiny_model.acoustic_lm, tiny_model.prompt(voices[0])  # 48 frames
+    content = torch.randint(8192, (60,), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        long = WriterBatch(lm, 1, 300)
+        long.start(0, prompt, 0, None)
+        written = [long.step({0: lm.embed_content(code)})[0] for code in content]
+        acoustic = torch.stack(written[42 - 32 : 42], dim=1)  # the refill comes after 90 - 48 = 42 frames
+        recent = Prompt(
+            prompt.condition,
+            torch.cat([prompt.content, content[10:42]]),
+            torch.cat([prompt.acoustic, acoustic], dim=1),
+        )
+        short = WriterBatch(lm, 1, 300)
+        monkeypatch.setattr(generation, "MAX_FRAMES", 10_000)
+        short.start(0, recent, 0, None)
+        expected = [short.step({0: lm.embed_content(code)})[0] for code in content[42:]]
+    assert torch.equal(torch.stack(written[42:50]), torch.stack(expected[:8]))
+
+
+@pytest.mark.parametrize("delay", [0, 3, 8])
+def test_every_frame_is_written_across_refills(tiny_model: StreamVoiceAnon, voices, monkeypatch, delay: int) -> None:
+    monkeypatch.setattr(generation, "MAX_FRAMES", 90)
+    content = torch.randint(8192, (150,), generator=torch.Generator().manual_seed(3))
+    codes = tiny_model.generate(content, voices[0], delay, greedy=True)
+    assert codes.shape == (8, 150)
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_a_long_utterance(tiny_model: StreamVoiceAnon, voices, speech) -> None:
+    """Five minutes after one: what is added beyond the waves themselves stays within 64 MiB."""
+    tiny_model.anonymize([speech(60.0)], [voices[0]])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    wave = speech(300.0)
+    (result,) = tiny_model.anonymize([wave], [voices[0]])
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert len(result) == len(wave)
+    assert grown < 4 * 4 * len(wave) + 64 * 2**20
+
+
+def test_an_empty_utterance_stays_empty(tiny_model: StreamVoiceAnon, voices) -> None:
+    (result,) = tiny_model.anonymize([torch.zeros(0)], [voices[0]])
+    assert result.shape == (0,)
+    assert tiny_model.encode_content(torch.zeros(0)).shape == (0,)
+    assert tiny_model.generate(torch.zeros(0, dtype=torch.int64), voices[0]).shape == (8, 0)
+
+
+def test_a_wave_that_is_no_number_is_named(tiny_model: StreamVoiceAnon, voices, speech) -> None:
+    with pytest.raises(ValueError, match=r"wave 1: .*not finite"):
+        tiny_model.anonymize([speech(0.1), torch.full((5000,), float("nan"))], voices)
+
+
+def test_two_channels_are_refused(tiny_model: StreamVoiceAnon) -> None:
+    with pytest.raises(ValueError, match="one channel"):
+        tiny_model.encode_content(torch.zeros(2, 5000))
+
+
+def test_waves_and_voices_must_match(tiny_model: StreamVoiceAnon, voices, speech) -> None:
+    with pytest.raises(ValueError, match="1 waves, 2 voices"):
+        tiny_model.anonymize([speech(0.1)], voices)
+
+
+def test_codes_out_of_range_are_refused(tiny_model: StreamVoiceAnon) -> None:
+    with pytest.raises(ValueError, match="between 0 and 999"):
+        tiny_model.decode_acoustic(torch.full((8, 2), 1000))
+
+
+def test_plain_torch_writes_the_kernels_codes(tiny_model, torch_model, voices) -> None:
+    content = torch.randint(8192, (20,), generator=torch.Generator().manual_seed(4))
+    assert torch.equal(
+        tiny_model.generate(content, voices[0], greedy=True), torch_model.generate(content, voices[0], greedy=True)
+    )
+
+
+def test_bfloat16_stays_close(tiny_states, tiny_model, voices) -> None:
+    """The path that a GPU takes, on the CPU: logits of standard deviation near 1 move by a few hundredths."""
+    model = StreamVoiceAnon.from_state_dicts(tiny_states, Config(**vars(tiny_model.config)), precision="bfloat16")
+    logits = []
+    with torch.inference_mode():
+        for each in (tiny_model, model):
+            condition = each.prompt(voices[0]).condition.unsqueeze(0)
+            hidden, _ = each.acoustic_lm.slow(condition, each.acoustic_lm.initial_state(1, 33))
+            logits.append(each.acoustic_lm.frame_logits(hidden[:, -1], torch.zeros(1, 8, dtype=torch.int64)).float())
+    assert float((logits[0] - logits[1]).abs().mean()) < 0.05
+    assert model.generate(torch.arange(5), voices[0]).shape == (8, 5)
+
+
+def test_length_is_kept_to_the_sample(tiny_model: StreamVoiceAnon, voices, speech) -> None:
+    for samples in (1, 511, 512, FRAME_SAMPLES - 1, FRAME_SAMPLES, FRAME_SAMPLES + 1):
+        (result,) = tiny_model.anonymize([speech(1.0)[:samples]], [voices[0]])
+        assert result.shape == (samples,)
