@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from metrics.trials import Trials, cosine_trials, enrol_speakers, matrix_trials, split_enrolment_trial, unit_length
 from metrics.verification import evaluate_verification
 from models import registry, speaker
-from models.catalogue import load_anonymizer
+from models.catalogue import AnonymizerSpec, load_anonymizer
 from operators.keys import derive_key, keyed_seed
 
 SAMPLE = Path(__file__).parents[1] / "sample" / "english"
@@ -53,7 +53,7 @@ def pieces_of_voices(folder: Path) -> Iterator[Utterance]:
 def embed(utterances: Iterator[Utterance]) -> Corpus:
     """Return ids, speakers and GE2E embeddings of the original, the released and the attacker's version."""
     encoder = speaker.load(registry.resolve(registry.PROFILES["embedded"]["speaker"]).path)
-    anonymizer = load_anonymizer("mcadams", RATE)
+    anonymizer = load_anonymizer(AnonymizerSpec("mcadams"), RATE)
     columns: dict[str, list] = {"ids": [], "speakers": [], "original": [], "released": [], "attacker": []}
     for utt_id, name, wave in utterances:
         columns["ids"].append(utt_id)

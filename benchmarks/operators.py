@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow.parquet as pq
 
+from models.catalogue import AnonymizerSpec
 from models.registry import PROFILES
 from operators.anonymize import Anonymize
 from operators.decode import Batch, Decode, object_array
@@ -36,7 +37,7 @@ def main() -> None:
     operators: list[tuple[str, Callable[[Batch], Batch]]] = [
         ("decode", Decode(str(SAMPLE.parent), RATE, 120)),
         ("screen", Screen(RATE, 0.5)),
-        ("anonymize (mcadams)", Anonymize("mcadams", RATE, bytes(32), "utterance")),
+        ("anonymize (mcadams)", Anonymize(AnonymizerSpec("mcadams"), RATE, bytes(32), "utterance")),
         ("embed_speaker (GE2E)", EmbedSpeaker(weights["speaker"], "cpu")),
         ("transcribe (tiny.en)", Transcribe(weights["whisper"], "en", "cpu")),
         ("recognize_emotion", RecognizeEmotion(weights["emotion"], "cpu")),

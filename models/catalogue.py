@@ -1,21 +1,55 @@
 """The anonymizers by name, for the pipeline and for live streaming alike."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
 from models.anonymizer import Anonymizer
 
-ANONYMIZERS = ("mcadams", "identity")
+ANONYMIZERS = ("mcadams", "streamvoiceanon", "identity")
 
 
-def load_anonymizer(name: str, sample_rate: int) -> Anonymizer:
-    """Return the anonymizer `name`; raises ValueError for a name that is none of ANONYMIZERS.
+@dataclass(frozen=True)
+class AnonymizerSpec:
+    """Which anonymizer, and what it loads.
+
+    `model` (a folder or a Hugging Face repository), `voices` (a voice bank) and `alpha` (1: the bank's voices as they
+    are, 0: noise alone) are streamvoiceanon's; `device` is cpu or cuda.
+    """
+
+    name: str
+    model: str | None = None
+    voices: str | None = None
+    alpha: float = 1.0
+    device: str = "cpu"
+
+    def check(self) -> None:
+        """Raise ValueError, one line, where the name is unknown or something that it needs was not named."""
+        if self.name not in ANONYMIZERS:
+            raise ValueError(f"no anonymizer is called {self.name!r}; there are {', '.join(ANONYMIZERS)}")
+        if self.name == "streamvoiceanon" and not (self.model and self.voices):
+            raise ValueError(
+                "streamvoiceanon needs a model and a voice bank: --model FOLDER (or Plachta/StreamVoiceAnon) and "
+                "--voices BANK, made by `voxveil voices build`"
+            )
+
+
+def load_anonymizer(spec: AnonymizerSpec, sample_rate: int) -> Anonymizer:
+    """Load the anonymizer that `spec` describes. Raises ValueError as `AnonymizerSpec.check`, and CheckpointError.
 
     `sample_rate` (hertz) is the job's; an anonymizer bound to one rate keeps its own, and the caller resamples.
     """
-    if name == "mcadams":
+    spec.check()
+    if spec.name == "mcadams":
         from models.mcadams import McAdams
 
         return McAdams(sample_rate)
-    if name == "identity":
+    if spec.name == "identity":
         from models.identity import Identity
 
         return Identity(sample_rate)
-    raise ValueError(f"no anonymizer is called {name!r}; there are {', '.join(ANONYMIZERS)}")
+    from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
+
+    assert spec.model
+    assert spec.voices
+    bank = VoiceBank.load(Path(spec.voices))
+    return StreamVoiceAnon.from_pretrained(spec.model, voices=bank, alpha=spec.alpha, device=spec.device)

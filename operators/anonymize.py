@@ -10,7 +10,7 @@ import numpy as np
 import soxr
 import torch
 
-from models.catalogue import load_anonymizer
+from models.catalogue import AnonymizerSpec, load_anonymizer
 from operators.decode import Batch
 from operators.keys import keyed_seed
 
@@ -23,7 +23,7 @@ class Anonymize:
     needs = ("utt_id", "speaker_id", "wave", "reason", "detail")
     adds = ()
 
-    def __init__(self, anonymizer: str, sample_rate: int, key: bytes, voice_level: VoiceLevel) -> None:
+    def __init__(self, anonymizer: AnonymizerSpec, sample_rate: int, key: bytes, voice_level: VoiceLevel) -> None:
         self.model = load_anonymizer(anonymizer, sample_rate)
         self.sample_rate = sample_rate
         self.key = key

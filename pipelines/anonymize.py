@@ -7,6 +7,7 @@ shard can be gathered without a shuffle through memory. Equal keys give equal by
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from operators.anonymize import Anonymize
 from operators.decode import Decode
 from operators.encode import Encode
 from operators.keys import derive_key, pseudonym
-from operators.schema import AUDIO_TYPE, QUARANTINE_REASONS, released_schema
+from operators.schema import AUDIO_TYPE, QUARANTINE_REASONS, InputError, released_schema
 from operators.screen import Screen
 from operators.select import Select
 from operators.write import WriteParts
@@ -100,7 +101,7 @@ def anonymize_index(run: Run, survey: Survey, track: "Track") -> None:
 def anonymizer_arguments(job: Job, key: bytes) -> dict[str, object]:
     """Return the arguments of the Anonymize operator that speaks for `key`."""
     return {
-        "anonymizer": job.anonymizer,
+        "anonymizer": job.anonymizer_spec,
         "sample_rate": job.sample_rate,
         "key": derive_key(key, "voices"),
         "voice_level": job.voice_level,
@@ -108,10 +109,40 @@ def anonymizer_arguments(job: Job, key: bytes) -> dict[str, object]:
 
 
 def anonymizer_used(job: Job) -> AnonymizerUsed:
-    """Return the anonymizer of a job, its settings and the digest of both, as the report names them."""
-    config: dict[str, Any] = {"sample_rate": job.sample_rate, "voice_level": job.voice_level}
+    """Return the anonymizer of a job, its settings and the digest of both, weights included, as the report names them.
+
+    Raises InputError where the weights cannot be loaded.
+    """
+    config = {"sample_rate": job.sample_rate, "voice_level": job.voice_level, **anonymizer_weights(job)}
     described = json.dumps([job.anonymizer, config], sort_keys=True)
     return AnonymizerUsed(name=job.anonymizer, config=config, digest=hashlib.sha256(described.encode()).hexdigest())
+
+
+def anonymizer_weights(job: Job) -> dict[str, Any]:
+    """Return what an anonymizer loads, with digests; nothing for one that needs no weights. Raises InputError."""
+    spec = job.anonymizer_spec
+    if not (spec.model and spec.voices):
+        return {}
+    from models import registry
+    from models.streamvoiceanon import CheckpointError, VoiceBank
+    from models.streamvoiceanon.checkpoint import resolve
+
+    try:
+        folder = resolve(spec.model)
+        VoiceBank.load(Path(spec.voices))
+    except (CheckpointError, OSError, ValueError) as fault:
+        raise InputError(str(fault)) from None
+    return {
+        "model": spec.model,
+        "model_digest": digest_of(registry.digest(folder)),
+        "voices_digest": digest_of(registry.digest(Path(spec.voices))),
+        "alpha": spec.alpha,
+    }
+
+
+def digest_of(digests: Mapping[str, str]) -> str:
+    """Return one digest of several, by name."""
+    return hashlib.sha256(json.dumps(dict(digests), sort_keys=True).encode()).hexdigest()
 
 
 def write_quarantine(run: Run, survey: Survey) -> dict[str, int]:

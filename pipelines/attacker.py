@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.dataset as pds
 
-from governance.lineage import ModelUsed
+from governance.lineage import AnonymizerUsed, ModelUsed
 from metrics.validity import refuse_training_overlap
 from models import registry
 from models.attackers import FORMAT, SpeakerBackend, train_backend
@@ -24,7 +24,7 @@ from operators.decode import Decode, Unusable
 from operators.keys import derive_key
 from operators.schema import InputError
 from operators.select import Select
-from pipelines.anonymize import anonymizer_used, finished_ids, read_view
+from pipelines.anonymize import finished_ids, read_view
 from pipelines.audit import attacker_schema, attacker_steps
 from pipelines.cluster import run_pass
 from pipelines.config import Job
@@ -85,7 +85,7 @@ def refuse_shared_recordings(digests: Iterable[str], anonymized: Path) -> None:
         )
 
 
-def attacker_digest(job: Job, recordings: dict[str, str], speakers: dict[str, str]) -> str:
+def attacker_digest(job: Job, anonymizer: AnonymizerUsed, recordings: dict[str, str], speakers: dict[str, str]) -> str:
     """Return the digest under which an attacker is kept: of everything that makes it what it is, but its key.
 
     `recordings` and `speakers` are by utterance id.
@@ -93,12 +93,14 @@ def attacker_digest(job: Job, recordings: dict[str, str], speakers: dict[str, st
     weights = registry.resolve(registry.PROFILES[job.profile]["speaker"])
     corpus = sorted((utt_id, speakers[utt_id], digest) for utt_id, digest in recordings.items())
     bounds = [job.min_seconds, job.max_seconds]
-    described = [FORMAT, anonymizer_used(job).digest, weights.uri, dict(weights.digests), bounds, corpus]
+    described = [FORMAT, anonymizer.digest, weights.uri, dict(weights.digests), bounds, corpus]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def train_attacker(run: Run, corpus: str, survey: Survey, track: "Track") -> tuple[SpeakerBackend, Path]:
-    """Return the attacker trained on `corpus` against the anonymizer of the run's job, and the file it is kept in.
+def train_attacker(
+    run: Run, corpus: str, survey: Survey, anonymizer: AnonymizerUsed, track: "Track"
+) -> tuple[SpeakerBackend, Path]:
+    """Return the attacker trained on `corpus` against the `anonymizer` of the run's job, and the file it is kept in.
 
     Resumes where a former try was cut. Raises InputError where the corpus has nothing to train on, or holds recordings
     that the run attacks.
@@ -108,7 +110,7 @@ def train_attacker(run: Run, corpus: str, survey: Survey, track: "Track") -> tup
     attacked = run.work / "anonymized"
     if attacked.exists():
         refuse_shared_recordings(recordings.values(), attacked)
-    digest = attacker_digest(job, recordings, _speakers(corpus))
+    digest = attacker_digest(job, anonymizer, recordings, _speakers(corpus))
     kept = job.output / "attackers" / f"{digest}.safetensors"
     if kept.exists():
         track.say(f"the semi-informed attacker of this system and corpus is there already: {kept}")
@@ -118,7 +120,7 @@ def train_attacker(run: Run, corpus: str, survey: Survey, track: "Track") -> tup
     table = pds.dataset(folder, format="parquet", schema=attacker_schema()).to_table(filter=pds.field("reason") == "")
     # In a fixed order, so that the same embeddings make the same attacker, whoever finished first.
     table = table.sort_by("utt_id")
-    metadata = {"anonymizer": json.dumps(anonymizer_used(job).model_dump()), "digest": digest, "profile": job.profile}
+    metadata = {"anonymizer": json.dumps(anonymizer.model_dump()), "digest": digest, "profile": job.profile}
     try:
         embeddings = np.array(table["embedding"].to_pylist(), np.float32).reshape(len(table), -1)
         backend = train_backend(embeddings, table["speaker_id"].to_pylist(), metadata)

@@ -31,6 +31,9 @@ def train(
         "utterance"
     ),
     sample_rate: Annotated[int, typer.Option(help="Sample rate of the anonymized audio, hertz.")] = 16_000,
+    model: Annotated[str | None, typer.Option(help="The anonymizer's model, where it has one.")] = None,
+    voices: Annotated[str | None, typer.Option(help="The anonymizer's voice bank, where it has one.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="How much of the bank's voices is kept, 0 to 1.")] = None,
     profile: Annotated[str, typer.Option(help="Whose speaker encoder the attacker builds on.")] = "embedded",
     output: Annotated[
         Path, typer.Option(help="Folder under which releases are written; the attacker is kept there.")
@@ -44,6 +47,7 @@ def train(
     A release or audit with `--attacker-corpus` of the same corpus, the same anonymizer and the same `--output` uses it.
     Exit codes: 0 trained or there already, 2 the input or configuration is wrong, 1 anything else.
     """
+    from pipelines.anonymize import anonymizer_used
     from pipelines.attacker import survey_training, train_attacker
     from pipelines.cluster import ray_session
     from pipelines.config import load_job
@@ -51,12 +55,12 @@ def train(
     from pipelines.runs import start_run
 
     options = {"anonymizer": anonymizer, "voice_level": voice_level, "sample_rate": sample_rate, "profile": profile}
-    options |= {"output": output, "workers": workers, "gpus": gpus}
+    options |= {"model": model, "voices": voices, "alpha": alpha, "output": output, "workers": workers, "gpus": gpus}
     job = load_job(None, {"index": corpus, "attacker_corpus": corpus, "name": "attackers", **options})
-    survey = survey_training(corpus, attacked=())
+    survey, used = survey_training(corpus, attacked=()), anonymizer_used(job)
     with tracking_progress(console) as track:
         run = start_run(job, "attacker", resume)
         with ray_session():
-            backend, kept = train_attacker(run, corpus, survey, track)
+            backend, kept = train_attacker(run, corpus, survey, used, track)
         run.close()
     console.print(f"{backend.utterances} utterances of {backend.speakers} speakers: {kept}", soft_wrap=True)

@@ -13,8 +13,10 @@ import typer
 
 from pipelines.config import Job
 from pipelines.faults import console, told_in_one_line
+from pipelines.model import model_app
 from pipelines.options import takes_job
 from pipelines.prepare.cli import prepare_app
+from pipelines.voices import voices_app
 
 app = typer.Typer(
     name="voxveil",
@@ -23,7 +25,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-app.add_typer(prepare_app)
+for part, name in ((prepare_app, "prepare"), (voices_app, "voices"), (model_app, "model")):
+    app.add_typer(part, name=name)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ROWS_PER_BATCH = 8
 OBJECT_STORE_BYTES = 1 << 30
+START_ATTEMPTS = 4
 
 
 @contextmanager
@@ -37,14 +38,7 @@ def ray_session() -> Iterator[None]:
         else:
             # One CPU more than there are: reading and cutting tables mostly waits, and must never wait for an actor.
             cores = len(os.sched_getaffinity(0))
-            with _silent_stderr():
-                ray.init(
-                    num_cpus=cores + 1,
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
-                )
+            _start_ray(cores + 1)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -55,6 +49,27 @@ def ray_session() -> Iterator[None]:
     finally:
         if started:
             ray.shutdown()
+
+
+def _start_ray(cpus: int) -> None:
+    """Start Ray on this machine; it gives up after 30 s, which a busy machine may need more than once."""
+    import ray
+
+    for attempt in range(START_ATTEMPTS):
+        try:
+            with _silent_stderr():
+                ray.init(
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
+            return
+        except Exception as fault:
+            ray.shutdown()
+            if "timed out" not in str(fault) or attempt == START_ATTEMPTS - 1:
+                raise
 
 
 @contextmanager

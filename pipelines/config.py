@@ -7,10 +7,11 @@ import os
 import re
 import secrets
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from models.catalogue import AnonymizerSpec
 from operators.schema import InputError
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -25,8 +26,11 @@ class Job(BaseModel):
     name: str = Field(description="Name of the dataset; also its MLflow experiment.")
     output: Path = Field(Path("voxveil-out"), description="Folder under which everything is written.")
     anonymizer: str = Field(
-        "mcadams", description="Anonymizer: mcadams, or identity (the control that changes nothing)."
+        "mcadams", description="Anonymizer: mcadams, streamvoiceanon, or identity (the control that changes nothing)."
     )
+    model: str | None = Field(None, description="streamvoiceanon: checkpoint folder, or Plachta/StreamVoiceAnon.")
+    voices: str | None = Field(None, description="streamvoiceanon: voice bank, made by `voxveil voices build`.")
+    alpha: float = Field(1.0, ge=0, le=1, description="streamvoiceanon: 1 the bank's voices as they are, 0 noise.")
     voice_level: Literal["utterance", "speaker"] = Field(
         "utterance", description="A new pseudo-voice for every utterance, or one a speaker (readable, but linkable)."
     )
@@ -68,15 +72,6 @@ class Job(BaseModel):
     def split_commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("anonymizer")
-    @classmethod
-    def anonymizer_exists(cls, name: str) -> str:
-        from models.catalogue import ANONYMIZERS
-
-        if name not in ANONYMIZERS:
-            raise ValueError(f"no such anonymizer; there are {', '.join(ANONYMIZERS)}")
-        return name
-
     @field_validator("keep_columns")
     @classmethod
     def ids_are_not_kept(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
@@ -84,6 +79,17 @@ class Job(BaseModel):
             if name in ("utt_id", "speaker_id", "audio"):
                 raise ValueError(f"{name} is released anyway, in its anonymized form; leave it out")
         return columns
+
+    @model_validator(mode="after")
+    def anonymizer_is_complete(self) -> Self:
+        self.anonymizer_spec.check()
+        return self
+
+    @property
+    def anonymizer_spec(self) -> AnonymizerSpec:
+        """The anonymizer with all that it loads."""
+        device = "cuda" if self.gpus else "cpu"
+        return AnonymizerSpec(self.anonymizer, self.model, self.voices, self.alpha, device)
 
     def folder(self) -> Path:
         """The dataset's own folder: runs and, after a release, the released data lie in it."""
@@ -106,7 +112,8 @@ def load_job(config: Path | None, options: dict[str, Any]) -> Job:
             raise InputError(f"{config} is not YAML: {str(fault).splitlines()[0]}") from None
         if not isinstance(fields, dict):
             raise InputError(f"{config} must be a mapping of fields to values, such as `index: corpus/index.parquet`")
-        for name in ("index", "policy", "attacker_corpus"):  # a job file's paths start where the file lies
+        paths = ("index", "policy", "model", "voices", "attacker_corpus")  # a job file's start where the file lies
+        for name in paths:
             value = fields.get(name)
             if isinstance(value, str) and "://" not in value and (config.parent / value).exists():
                 fields[name] = str(config.parent / value)
@@ -118,8 +125,10 @@ def load_job(config: Path | None, options: dict[str, Any]) -> Job:
         field = ".".join(map(str, first["loc"])) or "job"
         known = f" Fields: {', '.join(Job.model_fields)}." if first["type"] == "extra_forbidden" else ""
         problem = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
-        option = "--" + field.replace("_", "-")
-        raise InputError(f"{source}: {field}: {problem} (option {option}).{known}") from None
+        where, option = "", ""
+    if first["loc"]:
+        where, option = f"{field}: ", f" (option --{field.replace('_', '-')})"
+    raise InputError(f"{source}: {where}{problem}{option}.{known}") from None
 
 
 def job_key(job: Job) -> bytes | None:

@@ -9,8 +9,6 @@ staged result stays, and `--resume` finishes later.
 
 import hashlib
 import importlib.metadata
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,14 +18,14 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 
-from governance.lineage import Counts, Lineage, ModelUsed
+from governance.lineage import AnonymizerUsed, Counts, Lineage, ModelUsed
 from governance.policy import Policy, load_policy
 from governance.publish import check_target, publish
 from governance.report import Report
 from governance.tracking import TrackingUnavailable, check_tracking, record, tracking_uri
 from models import registry
 from operators.schema import InputError
-from pipelines.anonymize import anonymize_index, anonymizer_used, seal, subgroup_columns, write_quarantine
+from pipelines.anonymize import anonymize_index, anonymizer_used, digest_of, seal, subgroup_columns, write_quarantine
 from pipelines.attacker import attacker_used, survey_training, train_attacker
 from pipelines.audit import anonymize_as_attacker, attacker_schema, extract_features
 from pipelines.cluster import ray_session
@@ -83,6 +81,7 @@ class Plan:
     survey: Survey
     training: Survey | None
     auditors: tuple[ModelUsed, ...]
+    anonymizer: AnonymizerUsed
     tracking: str
     target: Path
 
@@ -113,10 +112,11 @@ def plan_job(job: Job, kind: Kind) -> Plan:
         check_target(target)
     job_key(job)  # a key that cannot be used is an error now, not later
     auditors = tuple(
-        ModelUsed(role=role, uri=uri, digest=_digest(registry.resolve(uri).digests))
+        ModelUsed(role=role, uri=uri, digest=digest_of(registry.resolve(uri).digests))
         for role, uri in registry.PROFILES[job.profile].items()
     )
-    return Plan(job, kind, policy, survey, training, auditors, tracking_uri(job.output), target)
+    anonymizer = anonymizer_used(job)
+    return Plan(job, kind, policy, survey, training, auditors, anonymizer, tracking_uri(job.output), target)
 
 
 def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
@@ -200,7 +200,7 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
         run.finish_step("attacked")
     semi_informed: SpeakerBackend | Literal["folds"] | None = "folds" if plan.trains_in_folds else None
     if job.attacker_corpus is not None and plan.training is not None:
-        semi_informed, kept = train_attacker(run, job.attacker_corpus, plan.training, track)
+        semi_informed, kept = train_attacker(run, job.attacker_corpus, plan.training, plan.anonymizer, track)
         plan = replace(plan, auditors=(*plan.auditors, attacker_used(kept)))
     track.say("measuring, with intervals over speakers")
     attacker = pds.dataset(run.work / "attacker", format="parquet", schema=attacker_schema()).to_table()
@@ -227,12 +227,12 @@ def lineage_of(run: Run, plan: Plan, reasons: dict[str, int], seconds: float) ->
         dataset=job.name,
         index_uri=job.index,
         fingerprint=fingerprint(run.work / "anonymized"),
-        output_digest=_digest({path.name: _sha256(path) for path in sorted(run.staged.glob("*.parquet"))}),
+        output_digest=digest_of({path.name: _sha256(path) for path in sorted(run.staged.glob("*.parquet"))}),
         counts=Counts(input=survey.rows, released=survey.rows - unusable, quarantined=unusable, reasons=reasons),
         speakers=survey.speakers,
         hours=seconds / 3600,
         profile=job.profile,
-        anonymizer=anonymizer_used(job),
+        anonymizer=plan.anonymizer,
         auditors=plan.auditors,
         key_policy="ephemeral" if run.key_is_ephemeral else "environment",
         voice_policy=job.voice_level,
@@ -246,10 +246,6 @@ def fingerprint(anonymized: Path) -> str:
     table = pds.dataset(anonymized, format="parquet").to_table(columns=["utt_id", "audio_digest"])
     rows = sorted(zip(table["utt_id"].to_pylist(), table["audio_digest"].to_pylist(), strict=True))
     return hashlib.sha256("\n".join(f"{utt_id}\t{digest}" for utt_id, digest in rows).encode()).hexdigest()
-
-
-def _digest(digests: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(dict(digests), sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

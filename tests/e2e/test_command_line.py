@@ -16,7 +16,7 @@ def voxveil(*arguments: str | Path, **environment: str) -> subprocess.CompletedP
         [*VOXVEIL, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,  # minutes on a busy machine; a hang is what this ends
         cwd=Path(__file__).parents[2],
         env=os.environ | {"COLUMNS": "160", "NO_COLOR": "1"} | environment,
     )

@@ -269,7 +269,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, few_rows: Any, w
     environment = os.environ | {"VOXVEIL_KEY": KEY}
     killed = tmp_path / "killed"
     process = subprocess.Popen(start(killed), env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not list(killed.glob("x/runs/*/work/anonymized/*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
@@ -277,7 +277,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, few_rows: Any, w
     parts = list(killed.glob("x/runs/*/work/anonymized/*.parquet"))
     assert parts, "the run was killed before it had written anything"
     assert not list(killed.glob("x/runs/*/staged/*.parquet")), "the run was over before it could be killed"
-    resumed = subprocess.run([*start(killed), "--resume"], env=environment, capture_output=True, text=True, timeout=300)
+    resumed = subprocess.run([*start(killed), "--resume"], env=environment, capture_output=True, text=True, timeout=900)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumes at" in resumed.stderr
     straight = subprocess.run(
@@ -292,11 +292,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, few_rows: Any, w
     assert len(first) == 1
 
 
-@pytest.mark.parametrize(("speakers", "utterances"), [(1, 3), (3, 1)])
-def test_a_corpus_that_cannot_be_attacked_is_withheld_with_the_reason(
-    tmp_path: Path, few_rows: Any, write_index: Any, speakers: int, utterances: int
-) -> None:
-    index = write_index(tmp_path / "index.parquet", few_rows(speakers, utterances))
+def test_a_corpus_of_one_speaker_is_withheld_with_the_reason(tmp_path: Path, few_rows: Any, write_index: Any) -> None:
+    index = write_index(tmp_path / "index.parquet", few_rows(1, 3))
     result = voxveil(
         "release", "--index", index, "--name", "x", "--output", tmp_path / "out", "--json", tmp_path / "r.json"
     )

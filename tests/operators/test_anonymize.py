@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.catalogue import AnonymizerSpec
 from operators import anonymize
 from operators.anonymize import Anonymize, VoiceLevel, fit
 from operators.decode import object_array
@@ -29,7 +30,7 @@ def waves(sample_wave: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def speak(waves: dict[str, np.ndarray], key: bytes = KEY, level: VoiceLevel = "utterance") -> dict[str, np.ndarray]:
-    result = Anonymize("mcadams", 16_000, key, level)(batch(waves))
+    result = Anonymize(AnonymizerSpec("mcadams"), 16_000, key, level)(batch(waves))
     return dict(zip(result["utt_id"], result["wave"], strict=True))
 
 
@@ -62,8 +63,8 @@ def test_a_wave_that_the_anonymizer_refuses_is_quarantined_alone(
                 raise ValueError("12,000 samples are unlucky")
             return sources
 
-    monkeypatch.setattr(anonymize, "load_anonymizer", lambda name, rate: Fussy())
-    result = Anonymize("mcadams", 16_000, KEY, "utterance")(batch(waves))
+    monkeypatch.setattr(anonymize, "load_anonymizer", lambda spec, rate: Fussy())
+    result = Anonymize(AnonymizerSpec("mcadams"), 16_000, KEY, "utterance")(batch(waves))
     assert list(result["reason"]) == ["", "failed", ""]
     assert result["detail"][1] == "12,000 samples are unlucky"
     assert np.array_equal(result["wave"][0], waves["a"])

@@ -32,7 +32,8 @@ def test_commas_separate_columns() -> None:
     ("fields", "message"),
     [
         ({"name": "../up"}, r"name: use letters, digits"),
-        ({"anonymizer": "magic"}, r"anonymizer: no such anonymizer; there are mcadams, identity"),
+        ({"anonymizer": "magic"}, r"no anonymizer is called 'magic'; there are mcadams, streamvoiceanon, identity"),
+        ({"anonymizer": "streamvoiceanon"}, r"needs a model and a voice bank: --model FOLDER"),
         ({"keep_columns": "speaker_id"}, r"keep_columns: speaker_id is released anyway"),
         ({"profile": "best"}, r"profile: .*embedded"),
         ({"sample_rate": 10}, r"sample_rate: .*8000"),

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from operators.schema import InputError
+from pipelines.anonymize import anonymizer_used
 from pipelines.attacker import attacker_digest, recording_digests, refuse_shared_recordings, survey_training
 from pipelines.attacker_cli import attacker_app
 from pipelines.config import Job
@@ -64,22 +65,26 @@ def test_an_attacker_is_kept_under_everything_that_makes_it(index: str, tmp_path
     job = Job(index=index, name="x", output=tmp_path)
     recordings, speakers = {"a": "1", "b": "2"}, {"a": "anna", "b": "bert"}
     digests = [
-        attacker_digest(job, recordings, speakers),
-        attacker_digest(job.model_copy(update={"anonymizer": "identity"}), recordings, speakers),
-        attacker_digest(job.model_copy(update={"voice_level": "speaker"}), recordings, speakers),
-        attacker_digest(job.model_copy(update={"sample_rate": 8_000}), recordings, speakers),
-        attacker_digest(job, recordings | {"b": "3"}, speakers),
-        attacker_digest(job, recordings, speakers | {"b": "anna"}),
+        digest(job, recordings, speakers),
+        digest(job.model_copy(update={"anonymizer": "identity"}), recordings, speakers),
+        digest(job.model_copy(update={"voice_level": "speaker"}), recordings, speakers),
+        digest(job.model_copy(update={"sample_rate": 8_000}), recordings, speakers),
+        digest(job, recordings | {"b": "3"}, speakers),
+        digest(job, recordings, speakers | {"b": "anna"}),
     ]
     assert len(set(digests)) == len(digests)
     other = job.model_copy(update={"name": "y", "index": "elsewhere.parquet", "seed": 7})
-    assert attacker_digest(other, recordings, speakers) == digests[0]
+    assert digest(other, recordings, speakers) == digests[0]
 
 
 def test_the_order_of_a_corpus_changes_nothing(index: str, tmp_path: Path) -> None:
     job = Job(index=index, name="x", output=tmp_path)
-    forwards = attacker_digest(job, {"a": "1", "b": "2"}, {"a": "s", "b": "t"})
-    assert attacker_digest(job, {"b": "2", "a": "1"}, {"b": "t", "a": "s"}) == forwards
+    forwards = digest(job, {"a": "1", "b": "2"}, {"a": "s", "b": "t"})
+    assert digest(job, {"b": "2", "a": "1"}, {"b": "t", "a": "s"}) == forwards
+
+
+def digest(job: Job, recordings: dict[str, str], speakers: dict[str, str]) -> str:
+    return attacker_digest(job, anonymizer_used(job), recordings, speakers)
 
 
 @pytest.mark.parametrize(

@@ -157,3 +157,18 @@ def test_a_recogniser_that_hears_no_emotion_in_the_original_is_not_believed() ->
     assert figures["utility.uar.original"].value == pytest.approx(0.25)
     assert not figures["utility.uar.retained"].trustworthy
     assert figures["utility.emotion_agreement"].trustworthy
+
+
+def test_one_utterance_a_speaker_cannot_be_attacked_and_that_is_said() -> None:
+    views = make_views(1.0)
+    first = [row for row in range(0, SPEAKERS * UTTERANCES, UTTERANCES)]
+    single = Views(
+        [views.utt_ids[row] for row in first],
+        [views.speakers[row] for row in first],
+        views.original.take(first),
+        views.anonymized.take(first),
+    )
+    attacks, figures, notes = attack(single, attacker_table(single), seed=0)
+    assert (attacks, figures) == ({}, {})
+    assert "12 speakers have a single utterance" in notes[0]
+    assert "at least two speakers with two utterances each" in notes[1]
