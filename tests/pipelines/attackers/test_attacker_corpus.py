@@ -91,7 +91,7 @@ def digest(job: Job, recordings: dict[str, str], speakers: dict[str, str]) -> st
     ("options", "message"),
     [
         (["--corpus", "none.parquet"], "does not exist"),
-        (["--corpus", "{index}", "--anonymizer", "magic"], "no such anonymizer"),
+        (["--corpus", "{index}", "--anonymizer", "magic"], "no anonymizer is called"),
         (["--corpus", "{index}", "--profile", "best"], "profile"),
     ],
 )
