@@ -1,11 +1,13 @@
 """The attacker's own corpus: who may be in it, what it is kept under, and what is said where it cannot be used."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from operators.schema import InputError
@@ -15,6 +17,7 @@ from pipelines.attacker_cli import attacker_app
 from pipelines.config import Job
 from pipelines.release import plan_job
 from pipelines.survey import survey_index
+from pipelines.terminal import describe_plan
 
 
 @pytest.fixture
@@ -109,3 +112,17 @@ def test_help_shows_an_example() -> None:
     result = CliRunner().invoke(attacker_app, ["train", "--help"])
     assert result.exit_code == 0
     assert "voxveil attacker train --corpus" in result.output
+
+
+@pytest.mark.parametrize(("named", "told"), [(True, "trained on 3 speakers of"), (False, "trained on folds of")])
+def test_a_dry_run_says_whom_the_attacker_is_trained_on(
+    index: str, tmp_path: Path, sample_rows: Any, write_index: Any, named: bool, told: str
+) -> None:
+    trained_on = {row["speaker_id"] for row in pq.read_table(index).to_pylist()}
+    others = [row for row in sample_rows if row["speaker_id"] not in trained_on]
+    attacked = str(write_index(tmp_path / "attacked.parquet", others[:8]))
+    corpus = index if named else None
+    job = Job(index=attacked, name="x", output=tmp_path, policy="strict", attacker_corpus=corpus)
+    console = Console(file=io.StringIO(), width=300)
+    describe_plan(job, "audit", console)
+    assert told in console.file.getvalue()
