@@ -161,7 +161,7 @@ def test_a_recogniser_that_hears_no_emotion_in_the_original_is_not_believed() ->
 
 def test_one_utterance_a_speaker_cannot_be_attacked_and_that_is_said() -> None:
     views = make_views(1.0)
-    first = [row for row in range(0, SPEAKERS * UTTERANCES, UTTERANCES)]
+    first = list(range(0, SPEAKERS * UTTERANCES, UTTERANCES))
     single = Views(
         [views.utt_ids[row] for row in first],
         [views.speakers[row] for row in first],
