@@ -19,7 +19,7 @@ import pyarrow.dataset as pds
 from governance.lineage import AnonymizerUsed, ModelUsed
 from metrics.validity import refuse_training_overlap
 from models import registry
-from models.attackers import FORMAT, SpeakerBackend, train_backend
+from models.attackers import FORMAT, SHRINKAGE, SpeakerBackend, train_backend
 from operators.decode import Decode, Unusable
 from operators.keys import derive_key
 from operators.schema import InputError
@@ -59,10 +59,10 @@ def recording_digests(corpus: str, survey: Survey) -> dict[str, str]:
     """Return the SHA-256 of each usable utterance's encoded bytes, by id; unusable and repeated ids are left out."""
     reader = Decode(survey.folder, 16_000, 0)
     digests = {}
-    columns = ["utt_id", "audio"]
+    columns = ["utt_id", "speaker_id", "audio"]
     for batch in open_index(corpus)[0].to_batches(columns=columns, batch_size=ROWS_AT_ONCE, batch_readahead=1):
         for row in batch.to_pylist():
-            if row["utt_id"] is None or row["utt_id"] in survey.duplicate_ids:
+            if row["utt_id"] is None or row["speaker_id"] is None or row["utt_id"] in survey.duplicate_ids:
                 continue
             try:
                 digests[row["utt_id"]] = hashlib.sha256(reader.read(row["audio"])).hexdigest()
@@ -93,7 +93,7 @@ def attacker_digest(job: Job, anonymizer: AnonymizerUsed, recordings: dict[str, 
     weights = registry.resolve(registry.PROFILES[job.profile]["speaker"])
     corpus = sorted((utt_id, speakers[utt_id], digest) for utt_id, digest in recordings.items())
     bounds = [job.min_seconds, job.max_seconds]
-    described = [FORMAT, anonymizer.digest, weights.uri, dict(weights.digests), bounds, corpus]
+    described = [FORMAT, SHRINKAGE, anonymizer.digest, weights.uri, dict(weights.digests), bounds, corpus]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
@@ -114,7 +114,10 @@ def train_attacker(
     kept = job.output / "attackers" / f"{digest}.safetensors"
     if kept.exists():
         track.say(f"the semi-informed attacker of this system and corpus is there already: {kept}")
-        return SpeakerBackend.load(kept), kept
+        try:
+            return SpeakerBackend.load(kept), kept
+        except ValueError as fault:
+            raise InputError(f"{fault}; delete it, and the attacker is trained anew") from None
     folder = run.parts(f"attacker-{digest[:16]}")
     _embed_corpus(run, survey, frozenset(recordings), folder, track)
     table = pds.dataset(folder, format="parquet", schema=attacker_schema()).to_table(filter=pds.field("reason") == "")

@@ -203,7 +203,9 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
         semi_informed, kept = train_attacker(run, job.attacker_corpus, plan.training, plan.anonymizer, track)
         plan = replace(plan, auditors=(*plan.auditors, attacker_used(kept)))
     track.say("measuring, with intervals over speakers")
-    attacker = pds.dataset(run.work / "attacker", format="parquet", schema=attacker_schema()).to_table()
+    attacker = pds.dataset(run.work / "attacker", format="parquet", schema=attacker_schema()).to_table(
+        filter=pds.field("reason") == ""
+    )
     columns = subgroup_columns(job, survey)
     evidence = gather_evidence(views, attacker, unusable, survey.rows, columns, plan.language, job.seed, semi_informed)
     if not survey.languages and job.language is None:

@@ -53,7 +53,7 @@ def attack_in_folds(
 
     Raises ValueError where too few speakers are left to train on.
     """
-    fold_of = deal_folds(own_by, seed)
+    fold_of = deal_folds(np.concatenate([own_by, known_by, tried_by]), seed)
     own_fold, known_fold, tried_fold = (
         np.array([fold_of[name] for name in names]) for names in (own_by, known_by, tried_by)
     )

@@ -92,6 +92,15 @@ def test_training_that_made_the_attacker_worse_proves_nothing() -> None:
     assert any("Training made the attacker worse" in reason for reason in figure.reasons)
 
 
+def test_an_utterance_that_the_attacker_could_not_anonymize_is_known_to_nobody() -> None:
+    views, attacker = make(12, masked)
+    lost = set(views.split(0).enrolment[:2].tolist())
+    kept = attacker.take([row for row in range(len(attacker)) if row not in lost])
+    attacks, figures, _ = attack(views, kept, seed=0, semi_informed="folds")
+    assert np.isfinite(figures["privacy.semi_informed.eer"].value)
+    assert attacks["lazy_informed"].scores.size == attacks["ignorant"].scores.size
+
+
 def test_scores_that_are_all_equal_are_not_trusted() -> None:
     _, figures, notes = attack(*make(12, lambda rows: np.ones_like(rows)), seed=0, semi_informed="folds")
     figure = figures["privacy.lazy_informed.eer"]

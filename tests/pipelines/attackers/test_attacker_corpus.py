@@ -60,7 +60,8 @@ def test_recordings_that_cannot_be_read_are_left_out(tmp_path: Path, few_rows: A
     rows = few_rows(2, 2)
     outside = rows[0] | {"utt_id": "outside", "audio": {"bytes": None, "path": "../secret.flac"}}
     (tmp_path / "secret.flac").write_bytes(rows[0]["audio"]["bytes"])
-    index = str(write_index(tmp_path / "corpus.parquet", [*rows, outside]))
+    nobody = rows[0] | {"utt_id": "nobody", "speaker_id": None}
+    index = str(write_index(tmp_path / "corpus.parquet", [*rows, outside, nobody]))
     assert set(recording_digests(index, survey_index(index))) == {row["utt_id"] for row in rows}
 
 
