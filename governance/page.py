@@ -22,7 +22,7 @@ HEADLINES = {
     ("release", "release"): "This data may be used",
     ("release", "review"): "A person has to decide",
     ("release", "withhold"): "This data must not be released",
-    ("audit", "release"): "This data still meets the policy",
+    ("audit", "release"): "This data would meet the policy",
     ("audit", "review"): "A person has to look at this data",
     ("audit", "withhold"): "This data no longer meets the policy",
 }

@@ -12,8 +12,8 @@ SAMPLE_RATE = 16_000
 HOP = 160  # samples, 10 ms
 LOWEST = 60.0  # Hz
 HIGHEST = 400.0  # Hz
-WINDOW = 400  # samples that are compared with their delayed copy, 25 ms
-THRESHOLD = 0.2  # aperiodicity under which a frame is voiced
+WINDOW = 512  # samples that are compared with their delayed copy, 32 ms
+THRESHOLD = 0.25  # aperiodicity under which a frame is voiced
 SILENCE = 1e-4  # of the loudest frame's energy (-40 dB): quieter frames are unvoiced
 
 Wave = NDArray[np.float32]

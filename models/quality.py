@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from models.mel import mel_spectrogram
+
 SAMPLE_RATE = 16_000
 WINDOW = 144_160  # samples, 9.01 s: what the networks hear at once
 SCALES = {"overall": "ovrl_mos", "signal": "sig_mos", "background": "bak_mos", "p808": "p808_mos"}
@@ -29,15 +31,15 @@ class Dnsmos:
         import onnxruntime
         from speechmos.dnsmos import DNSMOS
 
-        path = Path(path)
+        self._dnsmos = DNSMOS(str(path / "sig_bak_ovr.onnx"), str(path / "model_v8.onnx"))
+        # DNSMOS opens its sessions on every core, but a pool of workers wants one each.
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        self._dnsmos = DNSMOS(str(path / "sig_bak_ovr.onnx"), str(path / "model_v8.onnx"))
         for name, file in (("onnx_sess", "sig_bak_ovr.onnx"), ("p808_onnx_sess", "model_v8.onnx")):
-            # DNSMOS opens its sessions on every core; a pool of workers wants one each.
             session = onnxruntime.InferenceSession(str(path / file), options, providers=["CPUExecutionProvider"])
             setattr(self._dnsmos, name, session)
+        self._dnsmos.audio_melspec = lambda audio: _decibels(mel_spectrogram(audio, window=321, bands=120))
 
     def score(self, waves: Sequence[Wave]) -> dict[str, NDArray[np.float32]]:
         """Return `overall`, `signal`, `background` and `p808`, each [N], for waves, float32 [samples] at 16 kHz.
@@ -53,6 +55,13 @@ class Dnsmos:
         # Each window has exactly the length that speechmos scores once, so the choice of windows stays here.
         scores = [self._dnsmos(window, SAMPLE_RATE, is_personalized_MOS=False) for window in _windows(wave)]
         return {scale: float(np.mean([score[key] for score in scores])) for scale, key in SCALES.items()}
+
+
+def _decibels(power: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return mel power as the P.808 network takes it: decibels under the loudest, 80 at most, scaled to [-1, 1]."""
+    loudest = max(float(power.max()), 1e-10)
+    decibels = 10 * np.log10(np.maximum(power, 1e-10) / loudest)
+    return ((np.maximum(decibels, -80.0) + 40.0) / 40.0).astype(np.float32)
 
 
 def _windows(wave: Wave) -> list[Wave]:

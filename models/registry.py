@@ -14,7 +14,7 @@ has changed raises `WeightsChanged`.
 import hashlib
 import importlib.metadata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 OWN_DISTRIBUTION = "voxveil"
@@ -46,12 +46,12 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Known:
-    """What this project knows of a weight before it sees it: licence, digests of its files, size in bytes."""
+    """What this project knows of a weight before it sees it. `size` is in bytes, of what has to be downloaded."""
 
     licence: str
+    source: str
     digests: Mapping[str, str]
     size: int = 0
-    source: str = field(default="", compare=False)
 
 
 PROFILES: Mapping[str, Mapping[str, str]] = {

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import hyperparameters
+from models.mel import mel_spectrogram
 
 SAMPLE_RATE = 16_000
 BATCH = 64  # partial utterances a forward pass
@@ -63,12 +64,10 @@ class GE2E:
 
     def _partials(self, wave: Wave) -> NDArray[np.float32]:
         """Return the mel spectrograms [partials, 160, 40] of an utterance's overlapping 1.6-second pieces."""
-        from resemblyzer.audio import wav_to_mel_spectrogram
-
         speech = _speech(wave)
         slices, mel_slices = self._encoder.compute_partial_slices(len(speech), rate=1.3, min_coverage=0.75)
         padded = np.pad(speech, (0, max(0, slices[-1].stop - len(speech))))
-        mel = wav_to_mel_spectrogram(padded)
+        mel = mel_spectrogram(padded, window=400, bands=40)
         return np.stack([mel[piece] for piece in mel_slices])
 
 

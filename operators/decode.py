@@ -7,7 +7,7 @@ index's own folder is opened.
 
 import hashlib
 import io
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import soxr
 Batch = dict[str, np.ndarray]
 
 MAXIMUM_FILE_BYTES = 1 << 30
+MAXIMUM_SAMPLES = 1 << 26  # over all channels: 256 MiB decoded, whatever rate and channels a header claims
 
 
 class Unusable(Exception):
@@ -79,23 +80,27 @@ class Decode:
         if relative.is_absolute() or ".." in relative.parts or "\\" in path or "\0" in path:
             raise Unusable("path_outside", "the path is absolute or climbs out of the folder")
         full = f"{self.folder}/{relative}"
-        if isinstance(self.filesystem, pyarrow.fs.LocalFileSystem):
-            check_inside(full, self.folder)
-        information = self.filesystem.get_file_info(full)
-        if information.type != pyarrow.fs.FileType.File:
-            raise Unusable("file_missing", "no such file")
-        if information.size is not None and information.size > MAXIMUM_FILE_BYTES:
-            raise Unusable("too_long", f"{information.size} bytes")
-        with self.filesystem.open_input_stream(full) as stream:
-            content = stream.read(MAXIMUM_FILE_BYTES)
-        return bytes(content)
+        try:
+            if isinstance(self.filesystem, pyarrow.fs.LocalFileSystem):
+                check_inside(full, self.folder)
+            information = self.filesystem.get_file_info(full)
+            if information.type != pyarrow.fs.FileType.File:
+                raise Unusable("file_missing", "no such file")
+            if information.size is not None and information.size > MAXIMUM_FILE_BYTES:
+                raise Unusable("too_long", f"{information.size} bytes")
+            with self.filesystem.open_input_stream(full) as stream:
+                return bytes(stream.read(MAXIMUM_FILE_BYTES))
+        except OSError as fault:
+            raise Unusable("file_missing", fault.strerror or "the file cannot be opened") from None
 
 
 def check_inside(full: str, folder: str) -> None:
     """Raise Unusable when a local path, its links followed, lies outside the folder."""
-    from pathlib import Path
-
-    if not Path(full).resolve().is_relative_to(Path(folder).resolve()):
+    try:
+        inside = Path(full).resolve().is_relative_to(Path(folder).resolve())
+    except RuntimeError:  # what resolve raises for links that lead in a circle
+        raise Unusable("file_missing", "the link leads in a circle") from None
+    if not inside:
         raise Unusable("path_outside", "a link leads out of the folder")
 
 
@@ -110,6 +115,8 @@ def decode_wave(encoded: bytes, sample_rate: int, max_seconds: float) -> np.ndar
         with soundfile.SoundFile(io.BytesIO(encoded)) as sound:
             if sound.frames > max_seconds * sound.samplerate:
                 raise Unusable("too_long", f"{sound.frames / sound.samplerate:.1f} s")
+            if sound.frames * sound.channels > MAXIMUM_SAMPLES:
+                raise Unusable("too_long", f"{sound.frames} samples of {sound.channels} channels")
             limit = int(max_seconds * sound.samplerate) + 1
             samples = sound.read(limit, dtype="float32", always_2d=True)
             expected, source_rate = sound.frames, sound.samplerate

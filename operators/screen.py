@@ -49,3 +49,16 @@ class Screen:
         if clipped > CLIPPED_FRACTION:
             return "clipped", f"{clipped:.0%} of the samples at full scale"
         return "", ""
+
+
+class RequireUsable:
+    """Stops the job where a row that was usable before is not any more: its audio changed or vanished meanwhile."""
+
+    needs = ("reason", "detail")
+    adds = ()
+
+    def __call__(self, batch: Batch) -> Batch:
+        for reason, detail in zip(batch["reason"], batch["detail"], strict=True):
+            if reason:
+                raise RuntimeError(f"audio that was usable before is {reason} now ({detail}): did the corpus change?")
+        return batch

@@ -4,6 +4,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 
+def has_ids(table: pa.Table | pa.RecordBatch) -> pa.Array:
+    """Return for each row whether it has an utt_id and a speaker_id that are not empty."""
+    present = [pc.greater(pc.fill_null(pc.binary_length(table[name]), 0), 0) for name in ("utt_id", "speaker_id")]
+    return pc.and_(*present)
+
+
 class Select:
     """Keeps rows with an utt_id that is not in `excluded` (and is in `only`, where given), and the named columns.
 
@@ -25,8 +31,7 @@ class Select:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         ids = table["utt_id"].cast(pa.string())
-        keep = pc.and_(ids.is_valid(), table["speaker_id"].is_valid())
-        keep = pc.and_(keep, pc.invert(pc.is_in(ids, self.excluded)))
+        keep = pc.and_(has_ids(table), pc.invert(pc.is_in(ids, self.excluded)))
         if self.only is not None:
             keep = pc.and_(keep, pc.is_in(ids, self.only))
         kept = table.filter(keep)

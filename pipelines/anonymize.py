@@ -72,6 +72,12 @@ def finished_ids(folder: Path, view: str) -> frozenset[str]:
     return frozenset(table["utt_id"].to_pylist())
 
 
+def unusable_ids(run: Run) -> frozenset[str]:
+    """Return the ids of the anonymized parts that have a reason why they cannot be used."""
+    parts = pds.dataset(run.work / "anonymized", format="parquet")
+    return frozenset(parts.to_table(columns=["utt_id"], filter=pds.field("reason") != "")["utt_id"].to_pylist())
+
+
 def parts_schema(columns: tuple[str, ...]) -> pa.Schema:
     """Return the schema of anonymized parts: private, with the source's ids."""
     carried = [(name, AUDIO_TYPE if name == "audio" else pa.string()) for name in columns]
@@ -155,7 +161,7 @@ def write_quarantine(run: Run, survey: Survey) -> dict[str, int]:
     for batch in open_index(run.job.index)[0].to_batches(columns=["utt_id", "speaker_id"]) if faulty else ():
         for row in batch.to_pylist():
             number += 1
-            if row["utt_id"] is None or row["speaker_id"] is None:
+            if not row["utt_id"] or not row["speaker_id"]:
                 rows.append(row | {"reason": "missing_id", "detail": f"row {number} of the index"})
             elif row["utt_id"] in survey.duplicate_ids:
                 rows.append(row | {"reason": "duplicate_id", "detail": f"row {number} of the index"})
@@ -203,25 +209,28 @@ class WriteShard:
 
 def huggingface_metadata(schema: pa.Schema, sample_rate: int) -> dict[str, str]:
     """Return the constant metadata by which `datasets` sees the audio column as audio."""
-    features: dict[str, dict[str, object]] = {name: {"dtype": "string", "_type": "Value"} for name in schema.names}
+    features: dict[str, dict[str, object]] = {}
+    for field in schema:
+        plain = str(field.type).replace("double", "float64").replace("float", "float32").replace("float3264", "float64")
+        features[field.name] = {"dtype": plain, "_type": "Value"}
     features["audio"] = {"sampling_rate": sample_rate, "_type": "Audio"}
     return {"huggingface": json.dumps({"info": {"features": features}})}
 
 
 def plan_shards(run: Run, shards: int) -> list[dict[str, object]]:
     """Return for each shard its rows (part, row group), shuffled by the key: sorted by pseudonym."""
-    plan: list[list[tuple[str, str, int]]] = [[] for _ in range(shards)]
+    plan: list[dict[str, tuple[str, int]]] = [{} for _ in range(shards)]  # by pseudonym: a row written twice is one
     for part in sorted((run.work / "anonymized").glob("*.parquet")):
         table = pq.read_table(part, columns=["utt_id", "reason"])
         for group, row in enumerate(table.to_pylist()):
             if not row["reason"]:
                 name = pseudonym(run.key, "utterance", row["utt_id"])
-                plan[int(name[:8], 16) % shards].append((name, str(part.absolute()), group))
-    ordered = [[{"part": part, "group": group} for _, part, group in sorted(rows)] for rows in plan]
+                plan[int(name[:8], 16) % shards].setdefault(name, (str(part.absolute()), group))
+    ordered = [[{"part": part, "group": group} for _, (part, group) in sorted(rows.items())] for rows in plan]
     return [{"shard": number, "rows": rows} for number, rows in enumerate(ordered) if rows]
 
 
-def seal(run: Run, usable: int) -> int:
+def seal(run: Run, survey: Survey, usable: int) -> int:
     """Write the staged shards from the anonymized parts; return the number of rows in them."""
     import ray.data
 
@@ -230,7 +239,7 @@ def seal(run: Run, usable: int) -> int:
     for leftover in run.staged.iterdir():
         leftover.unlink()
     shards = max(1, -(-usable // ROWS_PER_SHARD))
-    schema = released_schema({name: pa.string() for name in job.keep_columns})
+    schema = released_schema({name: survey.schema.field(name).type for name in job.keep_columns})
     write: Any = WriteShard(run.key, str(run.staged.absolute()), shards, job.sample_rate, schema)
     plan = ray.data.from_items(plan_shards(run, shards))
     receipts = plan.map_batches(write.__call__, batch_size=1, num_cpus=0.5)

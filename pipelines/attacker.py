@@ -9,6 +9,7 @@ Where no corpus is named there is nothing to train here: `evidence.semi_informed
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,13 +24,13 @@ from models.attackers import FORMAT, SHRINKAGE, SpeakerBackend, train_backend
 from operators.decode import Decode, Unusable
 from operators.keys import derive_key
 from operators.schema import InputError
-from operators.select import Select
+from operators.select import Select, has_ids
 from pipelines.anonymize import finished_ids, read_view
 from pipelines.audit import attacker_schema, attacker_steps
 from pipelines.cluster import run_pass
 from pipelines.config import Job
 from pipelines.runs import Run
-from pipelines.survey import Survey, open_index, survey_index
+from pipelines.survey import Survey, open_index, read_batches, survey_index
 
 if TYPE_CHECKING:
     from pipelines.progress import Track
@@ -39,20 +40,28 @@ ROWS_AT_ONCE = 16  # of encoded audio, in memory while a corpus is hashed
 
 def survey_training(corpus: str, attacked: Iterable[str]) -> Survey:
     """Survey a training corpus. Raises InputError where it cannot be used or shares a speaker with the `attacked`."""
-    survey = survey_index(corpus)
+    survey, counts = survey_index(corpus), utterances_of(corpus)
     try:
-        refuse_training_overlap(list(survey.utterances_per_speaker), list(attacked))
+        refuse_training_overlap(list(counts), list(attacked))
     except ValueError as fault:
         raise InputError(
             f"the attacker's corpus {corpus} cannot be used: {fault}; leave these speakers out, or it would recognise "
             "whom it was trained on"
         ) from None
-    if sum(count > 1 for count in survey.utterances_per_speaker.values()) < 2:
+    if sum(count > 1 for count in counts.values()) < 2:
         raise InputError(
             f"the attacker's corpus {corpus} has fewer than two speakers with two utterances, so nothing can be learnt "
             "of how a voice varies"
         )
     return survey
+
+
+def utterances_of(index: str) -> Counter[str]:
+    """Return how many utterances an index holds of each speaker. Raises InputError."""
+    counts: Counter[str] = Counter()
+    for batch in read_batches(open_index(index)[0], ["utt_id", "speaker_id"], index):
+        counts.update(batch.filter(has_ids(batch))["speaker_id"].to_pylist())
+    return counts
 
 
 def recording_digests(corpus: str, survey: Survey) -> dict[str, str]:

@@ -59,7 +59,7 @@ def train(
     job = load_job(None, {"index": corpus, "attacker_corpus": corpus, "name": "attackers", **options})
     survey, used = survey_training(corpus, attacked=()), anonymizer_used(job)
     with tracking_progress(console) as track:
-        run = start_run(job, "attacker", resume)
+        run = start_run(job, "attacker", {"index": survey.digest}, resume)
         with ray_session():
             backend, kept = train_attacker(run, corpus, survey, used, track)
         run.close()

@@ -17,7 +17,7 @@ from operators.encode import Encode
 from operators.keys import derive_key
 from operators.quality import MeasureQuality
 from operators.recognize_emotion import RecognizeEmotion
-from operators.screen import Screen
+from operators.screen import RequireUsable, Screen
 from operators.select import Select
 from operators.transcribe import Transcribe
 from operators.write import WriteParts
@@ -84,6 +84,7 @@ def extract_features(run: Run, survey: Survey, unusable: frozenset[str], track: 
     )
     steps: list[Step] = [
         (Decode, {"folder": survey.folder, "sample_rate": AUDIT_RATE, "max_seconds": job.max_seconds + 1}),
+        (RequireUsable, {}),
         *audit_steps(job),
         (WriteParts, {"folder": str(folder.absolute()), "schema": features_schema(columns)}),
     ]

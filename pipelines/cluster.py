@@ -6,6 +6,10 @@ grow with the corpus. Blocks are cut to a few rows, because audio is big.
 
 import logging
 import os
+import secrets
+import shutil
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,10 +31,14 @@ def ray_session() -> Iterator[None]:
     """Join the cluster of RAY_ADDRESS, or start Ray on this machine and stop it at the end."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if not os.environ.get("RAY_ADDRESS") and "ray" not in sys.modules:  # Ray reads this once, when it is imported
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
     import ray.data
 
     started = not ray.is_initialized()
+    folder = tempfile.mkdtemp(prefix="voxveil-")  # 0700: Ray opens its own folder, below this one, to everybody
     if started:
         logging.getLogger("ray").setLevel(logging.ERROR)
         if os.environ.get("RAY_ADDRESS"):
@@ -38,7 +46,7 @@ def ray_session() -> Iterator[None]:
         else:
             # One CPU more than there are: reading and cutting tables mostly waits, and must never wait for an actor.
             cores = len(os.sched_getaffinity(0))
-            _start_ray(cores + 1)
+            _start_ray(cores + 1, f"{folder}/ray")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -49,10 +57,15 @@ def ray_session() -> Iterator[None]:
     finally:
         if started:
             ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start_ray(cpus: int) -> None:
-    """Start Ray on this machine; it gives up after 30 s, which a busy machine may need more than once."""
+def _start_ray(cpus: int, folder: str) -> None:
+    """Start Ray for this process alone: on the loopback, with a token, in a folder that nobody else may enter.
+
+    Whoever reaches a Ray cluster can run code in it, and this one holds speech and a key. Ray gives up starting after
+    30 s, which a busy machine may need more than once.
+    """
     import ray
 
     for attempt in range(START_ATTEMPTS):
@@ -60,6 +73,8 @@ def _start_ray(cpus: int) -> None:
             with _silent_stderr():
                 ray.init(
                     num_cpus=cpus,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=folder,
                     include_dashboard=False,
                     object_store_memory=OBJECT_STORE_BYTES,
                     logging_level=logging.ERROR,

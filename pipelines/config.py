@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from models.catalogue import AnonymizerSpec
+from operators.keys import MINIMUM_KEY_BYTES
 from operators.schema import InputError
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -51,11 +52,11 @@ class Job(BaseModel):
         None, description="Columns whose values get figures of their own; default: gender where the index has it."
     )
     language: str | None = Field(
-        None, description="Language code of the corpus; default: the column `language`, or else en."
+        None, description="Language code of rows whose column `language` says nothing; default: en."
     )
     sample_rate: int = Field(16_000, ge=8_000, le=48_000, description="Sample rate of the released audio, hertz.")
     min_seconds: float = Field(0.5, ge=0, description="Shorter utterances are quarantined.")
-    max_seconds: float = Field(120.0, gt=0, description="Longer utterances are quarantined.")
+    max_seconds: float = Field(120.0, gt=0, le=3600, description="Longer utterances are quarantined.")
     seed: int = Field(0, description="Seed of the enrolment split and of the bootstrap.")
     workers: int | None = Field(None, ge=1, description="Actors at most; default: one a CPU core.")
     gpus: float = Field(0.0, ge=0, description="GPUs (or a fraction) for each actor.")
@@ -66,6 +67,13 @@ class Job(BaseModel):
         if not NAME_PATTERN.fullmatch(name):
             raise ValueError("use letters, digits, dots, dashes and underscores, 64 at most, a letter or digit first")
         return name
+
+    @field_validator("output")
+    @classmethod
+    def output_is_a_folder(cls, output: Path) -> Path:
+        if ":/" in str(output):
+            raise ValueError("a URI cannot be written to; name a folder that all workers share")
+        return output
 
     @field_validator("keep_columns", "subgroups", mode="before")
     @classmethod
@@ -106,11 +114,12 @@ def load_job(config: Path | None, options: dict[str, Any]) -> Job:
         source = str(config)
         try:
             fields = yaml.safe_load(config.read_text()) or {}
-        except OSError as fault:
-            raise InputError(f"cannot read the job file {config}: {fault.strerror}") from None
+        except (OSError, UnicodeDecodeError) as fault:
+            why = fault.strerror if isinstance(fault, OSError) else "it is not UTF-8 text"
+            raise InputError(f"cannot read the job file {config}: {why}") from None
         except yaml.YAMLError as fault:
             raise InputError(f"{config} is not YAML: {str(fault).splitlines()[0]}") from None
-        if not isinstance(fields, dict):
+        if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
             raise InputError(f"{config} must be a mapping of fields to values, such as `index: corpus/index.parquet`")
         paths = ("index", "policy", "model", "voices", "attacker_corpus")  # a job file's start where the file lies
         for name in paths:
@@ -140,8 +149,10 @@ def job_key(job: Job) -> bytes | None:
         key = bytes.fromhex(text)
     except ValueError:
         raise InputError(f"the key in {job.key_env} is not hexadecimal; make one with `openssl rand -hex 32`") from None
-    if len(key) < 16:
-        raise InputError(f"the key in {job.key_env} is shorter than 16 bytes; make one with `openssl rand -hex 32`")
+    if len(key) < MINIMUM_KEY_BYTES:
+        raise InputError(
+            f"the key in {job.key_env} is shorter than {MINIMUM_KEY_BYTES} bytes; make one with `openssl rand -hex 32`"
+        )
     return key
 
 

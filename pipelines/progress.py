@@ -42,7 +42,7 @@ class Track:
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
-        self.console.print(line)
+        self.console.print(line, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -16,22 +16,30 @@ from typing import TYPE_CHECKING, Literal
 
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
-import pyarrow.parquet as pq
 
 from governance.lineage import AnonymizerUsed, Counts, Lineage, ModelUsed
+from governance.manifest import ManifestError, read_manifest
 from governance.policy import Policy, load_policy
 from governance.publish import check_target, publish
 from governance.report import Report
 from governance.tracking import TrackingUnavailable, check_tracking, record, tracking_uri
 from models import registry
 from operators.schema import InputError
-from pipelines.anonymize import anonymize_index, anonymizer_used, digest_of, seal, subgroup_columns, write_quarantine
-from pipelines.attacker import attacker_used, survey_training, train_attacker
+from pipelines.anonymize import (
+    anonymize_index,
+    anonymizer_used,
+    digest_of,
+    seal,
+    subgroup_columns,
+    unusable_ids,
+    write_quarantine,
+)
+from pipelines.attacker import attacker_used, survey_training, train_attacker, utterances_of
 from pipelines.audit import anonymize_as_attacker, attacker_schema, extract_features
 from pipelines.cluster import ray_session
 from pipelines.config import Job, job_key
-from pipelines.runs import Run, start_run
-from pipelines.survey import Survey, survey_index
+from pipelines.runs import Run, find_unfinished, start_run
+from pipelines.survey import Survey, check_columns_wanted, survey_index
 
 if TYPE_CHECKING:
     from models.attackers import SpeakerBackend
@@ -101,14 +109,15 @@ class Plan:
         return self.job.language or "en"
 
 
-def plan_job(job: Job, kind: Kind) -> Plan:
+def plan_job(job: Job, kind: Kind, resume: bool = False) -> Plan:
     """Check everything that can be checked before work starts. Raises InputError, PolicyError, PublishError,
-    WeightsMissing, WeightsChanged or TrackingUnavailable, each with one line."""
+    WeightsMissing or WeightsChanged, each with one line."""
     policy = load_policy(job.policy)
     survey = survey_index(job.index, (*job.keep_columns, *(job.subgroups or ())))
-    training = survey_training(job.attacker_corpus, survey.utterances_per_speaker) if job.attacker_corpus else None
+    check_columns_wanted(job, survey)
+    training = survey_training(job.attacker_corpus, utterances_of(job.index)) if job.attacker_corpus else None
     target = job.folder() / "released"
-    if kind == "release":
+    if kind == "release" and not (resume and released_by_unfinished(job, target)):
         check_target(target)
     job_key(job)  # a key that cannot be used is an error now, not later
     auditors = tuple(
@@ -119,20 +128,30 @@ def plan_job(job: Job, kind: Kind) -> Plan:
     return Plan(job, kind, policy, survey, training, auditors, anonymizer, tracking_uri(job.output), target)
 
 
+def released_by_unfinished(job: Job, target: Path) -> bool:
+    """Whether `target` was released by the run that is to be resumed, which died before it could say so."""
+    found = find_unfinished(job, "release")
+    try:
+        return found is not None and read_manifest(target).job_id == found[0].name
+    except ManifestError:
+        return False
+
+
 def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
     """Run a job to its decision and, for a release that is decided so, to the released folder.
 
     Raises what `plan_job` raises. TrackingUnavailable and PublishError leave the staged result for `--resume`.
     """
-    plan = plan_job(job, kind)
+    plan = plan_job(job, kind, resume)
     try:
         check_tracking(plan.tracking)
     except TrackingUnavailable as fault:
         track.say(f"MLflow does not answer ({fault}). The work goes on; nothing is released before it is recorded.")
-    run = start_run(job, kind, resume)
-    track.say(
-        f"{plan.survey.rows} rows of {plan.survey.speakers} speakers in {job.index}; the run's folder is {run.folder}"
-    )
+    world = {"index": plan.survey.digest, "policy": plan.policy.digest}
+    if plan.training is not None:
+        world["attacker_corpus"] = plan.training.digest
+    run = start_run(job, kind, world, resume)
+    track.say(f"{plan.survey.rows} rows of {plan.survey.speakers} speakers; the run's folder is {run.folder}")
     if "reported" not in run.done:
         track.say("starting Ray, which takes some seconds")
         with ray_session():
@@ -154,7 +173,8 @@ def run_anonymize(job: Job, resume: bool, track: "Track") -> tuple[Run, int, dic
     """Run the anonymizing half alone; return the run, the rows staged, and the count of each quarantine reason."""
     survey = survey_index(job.index, job.keep_columns)
     job_key(job)
-    run = start_run(job, "anonymize", resume)
+    check_columns_wanted(job, survey)
+    run = start_run(job, "anonymize", {"index": survey.digest}, resume)
     with ray_session():
         reasons = anonymize_and_seal(run, survey, track)
     run.close()
@@ -174,7 +194,7 @@ def anonymize_and_seal(run: Run, survey: Survey, track: "Track") -> dict[str, in
             f"none of the {survey.rows} rows of {run.job.index} can be used ({named}); see {run.quarantine}"
         )
     if "sealed" not in run.done:
-        run.finish_step("sealed", seal(run, survey.rows - unusable))
+        run.finish_step("sealed", seal(run, survey, survey.rows - unusable))
     return reasons
 
 
@@ -189,11 +209,12 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
     job, survey = run.job, plan.survey
     reasons = anonymize_and_seal(run, survey, track)
     unusable = sum(reasons.values())
-    set_aside = frozenset(pq.read_table(run.quarantine, columns=["utt_id"])["utt_id"].to_pylist()) - {None}
     if "features" not in run.done:
-        extract_features(run, survey, set_aside, track)
+        extract_features(run, survey, unusable_ids(run), track)
         run.finish_step("features")
     views = read_views(run.work / "features")
+    if len(views.utt_ids) != survey.rows - unusable:
+        raise RuntimeError(f"{survey.rows - unusable} rows are staged, but {len(views.utt_ids)} were audited")
     if "attacked" not in run.done:
         wanted = range(len(views.utt_ids)) if plan.trains_in_folds else views.split(job.seed).enrolment
         anonymize_as_attacker(run, survey, frozenset(views.utt_ids[row] for row in wanted), track)

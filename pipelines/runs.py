@@ -10,6 +10,7 @@
 <output>/<name>/released/          only after the decision `release`
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -17,8 +18,10 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from governance.lineage import without_secrets
+from operators.keys import derive_key
 from operators.schema import InputError
 from pipelines.config import Job, ephemeral_key, job_key
 
@@ -32,7 +35,9 @@ class Run:
     job: Job
     key: bytes
     key_is_ephemeral: bool
+    world: dict[str, str]
     done: dict[str, Any]
+    lock: IO[str]
 
     @property
     def run_id(self) -> str:
@@ -63,29 +68,35 @@ class Run:
     def finish_step(self, name: str, result: Any = True) -> None:
         """Record that a step is done, with its (JSON) result."""
         self.done[name] = result
-        self._save()
+        self.save()
 
     def close(self) -> None:
         """End the run: its work tables and its own key are deleted; what is staged and reported stays."""
         shutil.rmtree(self.work, ignore_errors=True)
+        self.finish_step("closed")  # before the key goes: an unfinished run always has the key that it started with
         (self.folder / "key").unlink(missing_ok=True)
-        self.finish_step("closed")
 
-    def _save(self) -> None:
-        state = {"kind": self.kind, "job": self.job.model_dump(mode="json"), "done": self.done}
+    def save(self) -> None:
+        """Write `state.json`, whole or not at all, and to the disk."""
+        state = {"kind": self.kind, "job": _comparable(self.job), "world": self.world, "done": self.done}
         temporary = self.folder / ".state.json"
-        temporary.write_text(json.dumps(state, indent=1))
+        with temporary.open("w") as file:
+            json.dump(state, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, self.folder / "state.json")
 
 
-def start_run(job: Job, kind: str, resume: bool) -> Run:
+def start_run(job: Job, kind: str, world: dict[str, str], resume: bool) -> Run:
     """Return a new run, or with `resume` the newest unfinished one of the same job. Raises InputError.
 
-    An index named relative to where the command runs is kept absolute, so that a run can be resumed from anywhere.
+    `world` names, by digest, what the job works on besides its configuration (the index, the policy); a run is only
+    resumed in the world that it was started in, and with the key that it was started with. The run is locked as long
+    as this process lives.
     """
     runs = job.folder() / "runs"
     if resume:
-        return _resume(job, kind, runs)
+        return _resume(job, kind, world, runs)
     try:
         runs.mkdir(parents=True, exist_ok=True)
         folder = runs / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
@@ -99,23 +110,59 @@ def start_run(job: Job, kind: str, resume: bool) -> Run:
         descriptor = os.open(folder / "key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(key.hex())
-    run = Run(folder, kind, job, key, ephemeral, {})
-    run._save()
+    run = Run(folder, kind, job, key, ephemeral, world | {"key": _key_mark(key)}, {}, _lock(folder))
+    run.save()
     return run
 
 
-def _resume(job: Job, kind: str, runs: Path) -> Run:
-    wanted = job.model_dump(mode="json")
-    for folder in sorted(runs.glob("*/"), reverse=True):
+def find_unfinished(job: Job, kind: str) -> tuple[Path, dict[str, Any]] | None:
+    """Return the folder and the state of the newest unfinished run of a job, or None."""
+    for folder in sorted((job.folder() / "runs").glob("*/"), reverse=True):
         try:
             state = json.loads((folder / "state.json").read_text())
         except (OSError, ValueError):
             continue
-        if state["kind"] != kind or "closed" in state["done"] or state["job"] != wanted:
-            continue
-        stored = folder / "key"
-        key = bytes.fromhex(stored.read_text()) if stored.exists() else job_key(job)
-        if key is None:
-            raise InputError(f"the run {folder.name} was started with the key in {job.key_env}; set it again to resume")
-        return Run(folder, kind, job, key, stored.exists(), state["done"])
-    raise InputError(f"there is no unfinished {kind} of this job under {runs}; run it without --resume")
+        if state["kind"] == kind and "closed" not in state["done"] and state["job"] == _comparable(job):
+            return folder, state
+    return None
+
+
+def _resume(job: Job, kind: str, world: dict[str, str], runs: Path) -> Run:
+    found = find_unfinished(job, kind)
+    if found is None:
+        raise InputError(f"there is no unfinished {kind} of this job under {runs}; run it without --resume")
+    folder, state = found
+    stored = folder / "key"
+    key = bytes.fromhex(stored.read_text()) if stored.exists() else job_key(job)
+    if key is None:
+        raise InputError(f"the run {folder.name} was started with the key in {job.key_env}; set it again to resume")
+    now = world | {"key": _key_mark(key)}
+    changed = [name for name, digest in state["world"].items() if now.get(name) != digest]
+    if changed:
+        raise InputError(
+            f"the run {folder.name} cannot be resumed: the {' and the '.join(changed)} changed since; "
+            "run it without --resume"
+        )
+    return Run(folder, kind, job, key, stored.exists(), now, state["done"], _lock(folder))
+
+
+def _comparable(job: Job) -> dict[str, Any]:
+    """Return what makes two jobs the same: all but where it runs and on how many workers, and never a credential."""
+    fields = job.model_dump(mode="json", exclude={"output", "workers", "gpus"})
+    return fields | {"index": without_secrets(job.index)}
+
+
+def _key_mark(key: bytes) -> str:
+    """Return a mark by which a key is known again and that says nothing of it."""
+    return derive_key(key, "mark").hex()
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Lock a run for this process. Raises InputError where another one works on it."""
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise InputError(f"another process is working on the run {folder.name}; wait for it to end") from None
+    return lock

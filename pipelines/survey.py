@@ -4,8 +4,11 @@ It finds what stops a job (no such file, missing columns, no rows), what quarant
 duplicate ids) and what the audits will have to work with (speakers, labels, languages).
 """
 
+import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +16,18 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pds
 import pyarrow.fs
 
+from governance.lineage import without_secrets
 from operators.schema import InputError, check_columns
+from operators.select import has_ids
 from pipelines.config import Job
+
+# What the passes call their own columns: `operators` add them, `features_schema` and `parts_schema` store them.
+RESERVED_COLUMNS = frozenset(
+    {
+        *("view", "reason", "detail", "seconds", "audio_digest", "wave", "embedding", "transcript"),
+        *("emotion_probabilities", "encoder_statistics", "dnsmos", "pitch"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -26,8 +39,8 @@ class Survey:
     schema: pa.Schema
     rows: int
     speakers: int
-    utterances_per_speaker: dict[str, int]
     languages: tuple[str, ...]
+    digest: str
     duplicate_ids: frozenset[str]
     duplicate_rows: int
     missing_id_rows: int
@@ -44,13 +57,21 @@ def open_index(index: str) -> tuple[pds.Dataset, str]:
         filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
         information = filesystem.get_file_info(path)
     except (pa.ArrowInvalid, OSError) as fault:
-        raise InputError(f"cannot open the index {index}: {str(fault).splitlines()[0]}") from None
+        shown = without_secrets(index)
+        raise InputError(
+            f"cannot open the index {shown}: {type(fault).__name__}; check the path and the credentials"
+        ) from None
     if information.type == pyarrow.fs.FileType.NotFound:
         raise InputError(f"the index {index} does not exist; `voxveil prepare --help` shows how to make one")
     is_folder = information.type == pyarrow.fs.FileType.Directory
     if is_folder:
         found = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True))
-        files = sorted(entry.path for entry in found if entry.path.endswith(".parquet"))
+        inner = [(entry.path, entry.path[len(path) :].strip("/").split("/")) for entry in found]
+        files = sorted(
+            name
+            for name, parts in inner
+            if name.endswith(".parquet") and not any(p.startswith((".", "_")) for p in parts)
+        )
         if not files:
             raise InputError(
                 f"the folder {index} holds no .parquet file; `voxveil prepare --help` shows how to make one"
@@ -73,34 +94,55 @@ def survey_index(index: str, extra_columns: tuple[str, ...] = ()) -> Survey:
     check_columns(dataset.schema, index, extra_columns)
     columns = [name for name in ("utt_id", "speaker_id", "language") if name in dataset.schema.names]
     hashes: list[np.ndarray] = []
-    speakers: Counter[str] = Counter()
+    speakers: set[str] = set()
     languages: set[str] = set()
     rows = missing = 0
-    for batch in dataset.to_batches(columns=columns):
+    for batch in read_batches(dataset, columns, index):
         rows += len(batch)
-        known = pc.and_(pc.is_valid(batch["utt_id"]), pc.is_valid(batch["speaker_id"]))
+        known = has_ids(batch)
         batch = batch.filter(known)
         missing += len(known) - len(batch)
         hashes.append(_hash_ids(batch["utt_id"]))
-        for entry in pc.value_counts(batch["speaker_id"]):
-            speakers[str(entry["values"])] += entry["counts"].as_py()
+        speakers |= set(pc.unique(batch["speaker_id"]).to_pylist())
         if "language" in columns:
             languages |= {value for value in pc.unique(batch["language"]).to_pylist() if value}
     if rows == 0:
         raise InputError(f"{index} has no rows")
-    duplicates, duplicate_rows = _find_duplicates(dataset, np.concatenate(hashes))
+    all_hashes = np.concatenate(hashes)
+    duplicates, duplicate_rows = _find_duplicates(dataset, all_hashes)
     return Survey(
         files=tuple(scheme + path for path in dataset.files),
         folder=folder,
         schema=dataset.schema,
         rows=rows,
         speakers=len(speakers),
-        utterances_per_speaker=dict(speakers),
         languages=tuple(sorted(languages)),
+        digest=hashlib.sha256(np.sort(all_hashes).tobytes()).hexdigest(),
         duplicate_ids=duplicates,
         duplicate_rows=duplicate_rows,
         missing_id_rows=missing,
     )
+
+
+def read_batches(dataset: pds.Dataset, columns: list[str], index: str) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of some columns. Raises InputError where a file cannot be read to its end."""
+    try:
+        yield from dataset.to_batches(columns=columns)
+    except (pa.ArrowInvalid, OSError) as fault:
+        raise InputError(f"{without_secrets(index)} is damaged: {str(fault).splitlines()[0][:120]}") from None
+
+
+def check_columns_wanted(job: Job, survey: Survey) -> None:
+    """Raise InputError for a column that the job names and that cannot be carried."""
+    for name in (*job.keep_columns, *(job.subgroups or ())):
+        if name in RESERVED_COLUMNS:
+            raise InputError(f"the column {name} cannot be kept or grouped by: voxveil uses that name; rename it")
+        kind = survey.schema.field(name).type
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind):
+            raise InputError(f"the column {name} is {kind}; only plain values can be kept or grouped by")
+    for name in job.subgroups or ():
+        if "." in name or name in ("utt_id", "speaker_id", "text"):
+            raise InputError(f"the column {name} cannot form subgroups; name one like gender or language")
 
 
 def _find_duplicates(dataset: pds.Dataset, hashes: np.ndarray) -> tuple[frozenset[str], int]:
@@ -111,7 +153,7 @@ def _find_duplicates(dataset: pds.Dataset, hashes: np.ndarray) -> tuple[frozense
         return frozenset(), 0
     seen: Counter[str] = Counter()
     for batch in dataset.to_batches(columns=["utt_id", "speaker_id"]):
-        ids = batch.filter(pc.and_(pc.is_valid(batch["utt_id"]), pc.is_valid(batch["speaker_id"])))["utt_id"]
+        ids = batch.filter(has_ids(batch))["utt_id"]
         seen.update(np.array(ids.to_pylist(), dtype=object)[np.isin(_hash_ids(ids), repeated)])
     twice = {name: count for name, count in seen.items() if count > 1}
     return frozenset(twice), sum(twice.values())
@@ -119,8 +161,6 @@ def _find_duplicates(dataset: pds.Dataset, hashes: np.ndarray) -> tuple[frozense
 
 def _hash_ids(ids: pa.Array) -> np.ndarray:
     """Return 64-bit hashes [n] of ids: eight bytes a row are all that a large index keeps in memory."""
-    import hashlib
-
     return np.fromiter(
         (int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") for name in ids.to_pylist()),
         dtype=np.uint64,
@@ -129,8 +169,6 @@ def _hash_ids(ids: pa.Array) -> np.ndarray:
 
 
 def _absolute(path: str) -> str:
-    from pathlib import Path
-
     return str(Path(path).absolute())
 
 
@@ -140,8 +178,7 @@ def check_first_rows(job: Job, survey: Survey, rows: int = 8) -> list[str]:
     from operators.schema import QUARANTINE_REASONS
     from operators.screen import Screen
 
-    table = open_index(job.index)[0].head(rows, columns=["utt_id", "audio"])
+    table = open_index(job.index)[0].head(rows, columns=["utt_id", "audio"])  # decoded here, in this process
     batch = {name: np.array(table[name].to_pylist(), dtype=object) for name in table.column_names}
     decoded = Screen(job.sample_rate, job.min_seconds)(Decode(survey.folder, job.sample_rate, job.max_seconds)(batch))
-    found = zip(decoded["utt_id"], decoded["reason"], strict=True)
-    return [f"{utt_id}: {QUARANTINE_REASONS[reason]}" for utt_id, reason in found if reason]
+    return [f"row {n}: {QUARANTINE_REASONS[reason]}" for n, reason in enumerate(decoded["reason"], 1) if reason]

@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from governance.catalogue import describe, written, written_range
+from governance.lineage import without_secrets
 from governance.report import Figure, Report, RuleVerdict
 from operators.schema import InputError
 from pipelines.config import Job, load_job
@@ -26,15 +27,27 @@ def decide_job(job: Job, kind: Kind, resume: bool, dry_run: bool, json: Path | N
     if dry_run:
         describe_plan(job, kind, console)
         return 0
-    if json is not None and not json.absolute().parent.is_dir():
-        raise InputError(f"the folder of --json {json} does not exist")
+    if json is not None:
+        check_json_target(json)
     with tracking_progress(console) as track:
         outcome = run_job(job, kind, resume, track)
     print_outcome(outcome, console)
     if json is not None:
         result = outcome.report.machine_result(outcome.paths, outcome.mlflow_run_id)
-        json.write_text(json_module.dumps(result, indent=2) + "\n")
+        part = json.with_name(f".{json.name}.part")
+        part.write_text(json_module.dumps(result, indent=2) + "\n")
+        part.replace(json)
     return 0 if outcome.report.decision == "release" else 3
+
+
+def check_json_target(json: Path) -> None:
+    """Make sure that the result can be written, and that no older result is taken for it. Raises InputError."""
+    try:
+        json.unlink(missing_ok=True)
+        json.touch()
+        json.unlink()
+    except OSError as fault:
+        raise InputError(f"--json {json} cannot be written: {fault.strerror}") from None
 
 
 def describe_plan(job: Job, kind: Kind, console: Console) -> None:
@@ -44,12 +57,14 @@ def describe_plan(job: Job, kind: Kind, console: Console) -> None:
     plan = plan_job(job, kind)
     faults = check_first_rows(job, plan.survey)
     survey = plan.survey
-    console.print(f"[bold]{kind}[/] of {escape(job.index)} as {job.name}: the checks passed, nothing was run")
+    console.print(
+        f"[bold]{kind}[/] of {escape(without_secrets(job.index))} as {job.name}: the checks passed, nothing was run"
+    )
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("rows", f"{survey.rows}, {survey.usable_rows} of them with an id of their own")
     table.add_row("speakers", str(survey.speakers))
-    table.add_row("languages", ", ".join(survey.languages) or f"not said; {plan.language} is assumed")
-    table.add_row("first rows", "; ".join(faults) or "can be read")
+    table.add_row("languages", ", ".join(map(escape, survey.languages)) or f"not said; {plan.language} is assumed")
+    table.add_row("first rows", escape("; ".join(faults)) or "can be read")
     table.add_row("anonymizer", f"{job.anonymizer}, a voice for every {job.voice_level}")
     table.add_row("key", f"from {job.key_env}" if plan.has_key else "made for the run and thrown away")
     table.add_row("kept columns", ", ".join(job.keep_columns) or "none")
@@ -62,7 +77,7 @@ def describe_plan(job: Job, kind: Kind, console: Console) -> None:
     elif plan.trains_in_folds:
         table.add_row("semi-informed", "trained on folds of the corpus itself; --attacker-corpus names another")
     table.add_row("policy", f"{plan.policy.name} {plan.policy.version}, {len(plan.policy.rules)} rules")
-    table.add_row("MLflow", plan.tracking)
+    table.add_row("MLflow", escape(without_secrets(plan.tracking)))
     if kind == "release":
         table.add_row("would release to", str(plan.target))
     console.print(table)
@@ -74,7 +89,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     for name, path in outcome.paths.items():
         console.print(f"{name.replace('_', ' '):<12} {path}", soft_wrap=True)
     if outcome.tracking.startswith(("http://", "https://")):
-        console.print(f"MLflow       {outcome.tracking}, run {outcome.mlflow_run_id}", soft_wrap=True)
+        console.print(f"MLflow       {without_secrets(outcome.tracking)}, run {outcome.mlflow_run_id}", soft_wrap=True)
     else:
         mlflow = os.path.relpath(Path(sys.executable).parent / "mlflow")
         console.print(f"MLflow       {mlflow} ui --backend-store-uri {outcome.tracking}", soft_wrap=True)

@@ -1,7 +1,7 @@
 /* Matrix products, causal convolutions and cached attention for a few rows at a time, on a CPU.
  *
  * What they are for: one frame of a live stream multiplies every weight with one to four rows, so the time is that of
- * reading the weights. They are kept packed, in float32, bfloat16 or int8 with a scale an output, in panels that are read
+ * reading the weights. They are kept packed, in float32 or in int8 with a scale an output, in panels that are read
  * once from front to back and widened in registers. Every output is one chain of fused multiply-adds in the order of its
  * inputs, whatever else is in the batch, so a row's result depends on that row alone, to the last bit.
  *
@@ -19,8 +19,6 @@
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef float vec_u __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int8_t vec_i8 __attribute__((vector_size(LANES), aligned(1), may_alias));
-typedef uint16_t vec_u16 __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
-typedef uint32_t vec_u32 __attribute__((vector_size(4 * LANES)));
 typedef int32_t vec_i32 __attribute__((vector_size(4 * LANES)));
 #define INLINE static inline __attribute__((always_inline))
 
@@ -48,7 +46,6 @@ INLINE vec exponential(vec x) {
     y = y * rest + 1.0f;
     return y * (vec)((__builtin_convertvector(whole, vec_i32) + 127) << 23);
 }
-INLINE vec read_bf16(const uint16_t *w) { return (vec)(__builtin_convertvector(*(const vec_u16 *)w, vec_u32) << 16); }
 
 typedef struct {
     const float *scale, *bias, *x, *residual; /* scale, bias [outputs]; residual like y; each may be null */
@@ -121,7 +118,6 @@ static void store(const job *j, const float *line, int64_t row, int64_t out, int
     }
 
 CONVOLVE(f32, float, read_f32)
-CONVOLVE(bf16, uint16_t, read_bf16)
 CONVOLVE(i8, int8_t, read_i8)
 
 /* One kernel a channel: x [batch, time + taps - 1, channels], weights [taps, channels], y [batch, time, channels]. */
@@ -238,14 +234,13 @@ typedef struct {
 typedef struct {
     matrix qkv, out, gates, down; /* `gates` holds the two halves of the gated unit one after the other */
     const float *attention_norm, *feed_forward_norm;
-    int64_t heads, kind; /* kind: 0 float32, 1 bfloat16, 2 int8 */
+    int64_t heads, kind; /* kind: 0 float32, 1 int8 */
     float epsilon;
 } layer;
 
 static void multiply(const matrix *m, int64_t kind, const float *x, const float *residual, float *y, int64_t rows, int threads) {
     const job j = {m->scale, 0, x, residual, y, 1, rows, rows, m->inputs, m->outputs, 1, 1, 1};
     if (kind == 0) convolve_f32(m->weights, &j, m->vecs, threads);
-    else if (kind == 1) convolve_bf16(m->weights, &j, m->vecs, threads);
     else convolve_i8(m->weights, &j, m->vecs, threads);
 }
 

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-WeightType = Literal["float32", "bfloat16", "int8"]
+WeightType = Literal["float32", "int8"]
 SOURCE = Path(__file__).with_name("kernels.c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
 LANES = 16
@@ -54,7 +54,6 @@ class _Layer(ctypes.Structure):
 _POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _SIGNATURES = {
     "convolve_f32": [_POINTER, _POINTER, _LONG, _INT],
-    "convolve_bf16": [_POINTER, _POINTER, _LONG, _INT],
     "convolve_i8": [_POINTER, _POINTER, _LONG, _INT],
     "convolve_depthwise": [*[_POINTER] * 4, *[_LONG] * 4, _INT],
     "rms_norm": [*[_POINTER] * 3, _LONG, _LONG, ctypes.c_float],
@@ -128,8 +127,7 @@ def pack_weights(weight: Tensor, kind: WeightType) -> PackedWeights:
     width = vecs * LANES
     panels = -(-outputs // width)
     rows = torch.nn.functional.pad(weight.reshape(outputs, -1), (0, 0, 0, panels * width - outputs))
-    kinds = {"float32": (torch.float32, "f32"), "bfloat16": (torch.bfloat16, "bf16"), "int8": (torch.int8, "i8")}
-    dtype, suffix = kinds[kind]
+    dtype, suffix = (torch.int8, "i8") if kind == "int8" else (torch.float32, "f32")
     packed = rows.to(dtype).view(panels, width, -1).transpose(1, 2).contiguous()
     return PackedWeights(packed, scale, vecs, taps, inputs, outputs, f"convolve_{suffix}")
 
@@ -217,7 +215,7 @@ class PackedLayer:
             *(_Matrix(m.panels.data_ptr(), _pointer(m.scale), m.vecs, m.inputs, m.outputs) for m in packed),
             *(norm.data_ptr() for norm in self.norms),
             heads,
-            ("float32", "bfloat16", "int8").index(kind),
+            ("float32", "int8").index(kind),
             epsilon,
         )
         self._reference = ctypes.byref(self._layer)

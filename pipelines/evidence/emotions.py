@@ -9,6 +9,7 @@ from metrics.estimate import Estimate, distrust
 from models.emotion import CLASSES, canonical
 from pipelines.evidence.views import Views, stack
 
+MOST_LABELS_NAMED = 10
 WEAKEST_RECOGNISER = 0.5  # twice what guessing among four classes reaches
 
 
@@ -27,7 +28,7 @@ def measure_emotions(views: Views, seed: int) -> tuple[dict[str, np.ndarray], di
     notes = []
     others = Counter(label for label, known in zip(given, labels, strict=True) if label and known is None)
     if others:
-        named = ", ".join(f"“{label}”: {count}" for label, count in sorted(others.items()))
+        named = ", ".join(f"“{label[:20]}”: {count}" for label, count in others.most_common(MOST_LABELS_NAMED))
         notes.append(
             f"The emotion recogniser knows {', '.join(CLASSES)}. Utterances with other labels ({named}) take part in "
             "the agreement, and not in the recognition rate."

@@ -48,7 +48,7 @@ def attack(
         f"speakers in {len(split.trial)} others. Which are known is drawn for each speaker by a hash of the "
         f"utterance's name (seed {seed})."
     )
-    speakers = np.array(views.speakers)
+    speakers = np.unique(views.speakers, return_inverse=True)[1]  # codes: a trial carries two of them
     known, tried = speakers[split.enrolment], speakers[split.trial]
     original, after = stack(views.original, "embedding"), stack(views.anonymized, "embedding")[split.trial]
     own = dict(zip(attacker["utt_id"].to_pylist(), stack(attacker, "embedding"), strict=True))

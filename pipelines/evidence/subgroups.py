@@ -1,18 +1,22 @@
 """Subgroups: the figures that matter most, for each value of a column, so that an average hides nobody."""
 
+import math
 from collections.abc import Hashable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metrics.estimate import Estimate
+from metrics.estimate import Estimate, distrust
 from metrics.intervals import ratio_estimate
 from metrics.signal import mean_estimate
 from metrics.subgroups import estimate_by_subgroup, within_subgroup_trials
 from metrics.trials import Trials
+from metrics.validity import attack_validity, trial_numbers
 from metrics.verification import evaluate_verification
 from pipelines.evidence.views import Views
 from pipelines.evidence.words import Words
+
+MOST_SUBGROUPS = 20  # a column with more values than this is likelier to name people than groups
 
 
 def measure_subgroups(
@@ -24,6 +28,8 @@ def measure_subgroups(
     """
     values = np.array([value or "" for value in views.carried(column)])
     names = sorted(set(values.tolist()) - {""})
+    if len(names) > MOST_SUBGROUPS:
+        return {}, [f"The column {column} has {len(names)} distinct values; more than {MOST_SUBGROUPS} name people."]
     if len(names) < 2:
         return {}, [f"The column {column} has {len(names)} distinct value, so there are no subgroups to compare."]
     speakers = np.array(views.speakers)
@@ -31,13 +37,9 @@ def measure_subgroups(
     notes = []
     value_of = {speaker: sorted(set(values[speakers == speaker].tolist())) for speaker in sorted(set(views.speakers))}
     if all(len(found) == 1 for found in value_of.values()):
-        subgroup_of: dict[Hashable, str] = {speaker: found[0] for speaker, found in value_of.items()}
-        for scenario, trials in attacks.items():
-            for name, within in within_subgroup_trials(trials, subgroup_of).items():
-                if name:
-                    figures[f"subgroup.{column}.{name}.privacy.{scenario}.eer"] = evaluate_verification(within, seed)[
-                        "eer"
-                    ]
+        # trials carry speakers as their position among the sorted names
+        subgroup_of: dict[Hashable, str] = {code: value_of[name][0] for code, name in enumerate(sorted(value_of))}
+        figures |= attack_subgroups(column, names, attacks, subgroup_of, seed)
     else:
         notes.append(f"Speakers have more than one value of {column}, so the attack is not split by it.")
     kept = np.isin(values, names)
@@ -59,3 +61,23 @@ def measure_subgroups(
         for name, figure in estimate_by_subgroup(values[rows], word_error_rate).items():
             figures[f"subgroup.{column}.{name}.utility.wer.anonymized"] = figure
     return figures, notes
+
+
+def attack_subgroups(
+    column: str, names: list[str], attacks: dict[str, Trials], subgroup_of: dict[Hashable, str], seed: int
+) -> dict[str, Estimate]:
+    """Return the equal error rate of each attack among the members of each subgroup, trusted only where it may be."""
+    figures: dict[str, Estimate] = {}
+    missing = Estimate(math.nan, math.nan, math.nan, 0, False, ("Too few speakers of this subgroup were attacked.",))
+    for scenario, trials in attacks.items():  # the unprotected attack comes first: it says how strong the attacker is
+        within = within_subgroup_trials(trials, subgroup_of)
+        for name in names:
+            metric = f"subgroup.{column}.{name}.privacy.{scenario}.eer"
+            if name not in within:
+                figures[metric] = missing
+                continue
+            unprotected = figures.get(f"subgroup.{column}.{name}.privacy.unprotected.eer")
+            own = within[name]
+            reasons = trial_numbers(own) if unprotected is None else attack_validity(unprotected, own)
+            figures[metric] = distrust(evaluate_verification(own, seed)["eer"], reasons)
+    return figures

@@ -38,12 +38,19 @@ def read_views(folder: Path) -> Views:
     """Read `work/features`. Raises ValueError where the views do not hold the same utterances."""
     table = pds.dataset(folder, format="parquet").to_table()
     original, anonymized = (
-        table.filter(pc.equal(table["view"], view)).sort_by("utt_id") for view in ("original", "anonymized")
+        without_repeats(table.filter(pc.equal(table["view"], view)).sort_by("utt_id"))
+        for view in ("original", "anonymized")
     )
     ids = original["utt_id"].to_pylist()
     if ids != anonymized["utt_id"].to_pylist():
         raise ValueError("the audited views hold different utterances; start the run again without --resume")
     return Views(ids, original["speaker_id"].to_pylist(), original, anonymized)
+
+
+def without_repeats(table: pa.Table) -> pa.Table:
+    """Return a table sorted by `utt_id` with one row an id: a retried batch may have written a row twice."""
+    ids = np.array(table["utt_id"].to_pylist(), dtype=object)
+    return table.filter(pa.array(np.concatenate([[True], ids[1:] != ids[:-1]]).astype(bool))) if len(ids) else table
 
 
 def stack(table: pa.Table, column: str) -> np.ndarray:

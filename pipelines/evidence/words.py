@@ -28,12 +28,13 @@ def measure_words(views: Views, language: str, seed: int) -> tuple[Words | None,
     `language` stands in for rows that name none.
     """
     heard, heard_after = (view["transcript"].to_pylist() for view in (views.original, views.anonymized))
-    languages = [name or language for name in views.carried("language")]
+    languages = [base_language(name or language) for name in views.carried("language")]
     notes = note_foreign_languages(languages, heard)
     understood = [row for row, text in enumerate(heard) if text is not None]
     texts = views.carried("text")
     rows = [row for row in understood if (texts[row] or "").strip()]
-    if rows:
+    has_text = bool(rows)
+    if has_text:
         references = [str(texts[row]) for row in rows]
         if len(rows) < len(understood):
             notes.append(f"Word error rates are over the {len(rows)} of {len(understood)} utterances that have a text.")
@@ -56,7 +57,6 @@ def measure_words(views: Views, language: str, seed: int) -> tuple[Words | None,
     if words.original.reference_words.sum() == 0:
         return None, {}, [*notes, "No reference text holds a word, so no word error rate is given."]
     speakers = [views.speakers[row] for row in rows]
-    has_text = any((text or "").strip() for text in texts)
     figures = {}
     for rate, (errors, length) in COUNTED.items():
         before, after = getattr(words.original, errors), getattr(words.anonymized, errors)
@@ -66,6 +66,11 @@ def measure_words(views: Views, language: str, seed: int) -> tuple[Words | None,
         figures[f"utility.{rate}.anonymized"] = ratio_estimate(after, total, speakers, seed)
         figures[f"utility.{rate}.increase"] = ratio_estimate(after - before, total, speakers, seed)
     return words, figures, notes
+
+
+def base_language(code: str) -> str:
+    """Return the language of a tag such as `en-US` or `EN_us`: `en`."""
+    return code.replace("_", "-").split("-")[0].lower()
 
 
 def note_foreign_languages(languages: list[str], heard: list[str | None]) -> list[str]:

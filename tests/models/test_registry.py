@@ -82,13 +82,15 @@ def test_a_uri_that_cannot_be_read_is_refused(uri: str) -> None:
 def test_changed_bytes_stop_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.bin").write_bytes(b"tampered")
     uri = f"file:{tmp_path}"
-    monkeypatch.setattr(registry, "KNOWN", {uri: Known("MIT", {"model.bin": hashlib.sha256(b"right").hexdigest()})})
+    monkeypatch.setattr(
+        registry, "KNOWN", {uri: Known("MIT", "a test", {"model.bin": hashlib.sha256(b"right").hexdigest()})}
+    )
     with pytest.raises(WeightsChanged, match=r"model\.bin has SHA-256 .* is known"):
         resolve(uri)
 
 
 def test_a_known_weight_with_a_file_missing_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "KNOWN", {f"file:{tmp_path}": Known("MIT", {"model.bin": "0"})})
+    monkeypatch.setattr(registry, "KNOWN", {f"file:{tmp_path}": Known("MIT", "a test", {"model.bin": "0"})})
     with pytest.raises(WeightsMissing, match=r"model\.bin is missing"):
         resolve(f"file:{tmp_path}")
 
@@ -185,10 +187,18 @@ def test_weights_fetched_once_from_a_mirror_are_found_offline_ever_after(tmp_pat
     assert found.stdout.split() == expected, found.stderr
 
 
-def test_an_unreachable_hub_says_what_else_one_may_do(tmp_path: Path) -> None:
+def test_fetching_without_a_hub_says_what_else_one_may_do(tmp_path: Path) -> None:
     failed = in_fresh_process(
-        f"try: fetch({URI!r})\nexcept WeightsMissing as error: print(error)", tmp_path, HF_ENDPOINT="http://127.0.0.1:9"
+        f"try: fetch({URI!r})\nexcept WeightsMissing as error: print(error)", tmp_path, HF_HUB_OFFLINE="1"
     )
     assert failed.stdout.startswith(f"someone/some-model at revision {COMMIT} could not be fetched"), failed.stderr
     assert "HF_ENDPOINT" in failed.stdout
     assert "file:/folder" in failed.stdout
+
+
+def test_the_page_about_the_models_tells_the_same_as_the_registry() -> None:
+    page = (Path(registry.__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
+    for uri, known in KNOWN.items():
+        assert uri in page
+        for name, expected in known.digests.items():
+            assert f"| `{name}` | `{expected}` |" in page
