@@ -72,28 +72,37 @@ class EnrolmentTrialSplit:
     excluded_speakers: tuple[str, ...]
 
 
-def split_enrolment_trial(utt_ids: Sequence[str], speakers: Sequence[str], seed: int) -> EnrolmentTrialSplit:
+def split_enrolment_trial(
+    utt_ids: Sequence[str], speakers: Sequence[str], seed: int, sessions: Sequence[str | None] | None = None
+) -> EnrolmentTrialSplit:
     """Give half of each speaker's utterances to enrolment and half to trial (the odd one too).
 
     Utterances are ordered by a hash of their name keyed with `seed`, so a speaker's halves depend on nothing but that
-    speaker's own utterances: adding or removing other people moves nothing. Speakers with one utterance are excluded.
+    speaker's own utterances: adding or removing other people moves nothing. Where recording `sessions` are named, whole
+    sessions are dealt out, so that the room tells nothing; a speaker of one session has only utterances to be dealt,
+    which `validity.session_overlap` finds. Speakers with one utterance are excluded.
     Raises ValueError for a name that stands twice.
     """
     same_length(utt_ids=utt_ids, speakers=speakers)
     if len(set(utt_ids)) != len(utt_ids):
         raise ValueError("utt_ids hold a name twice")
+    named = [None] * len(utt_ids) if sessions is None else list(sessions)
+    same_length(utt_ids=utt_ids, sessions=named)
     key = hashlib.sha256(str(seed).encode()).digest()
-    rows: dict[str, list[tuple[bytes, int]]] = {}
-    for row, (utt_id, speaker) in enumerate(zip(utt_ids, speakers, strict=True)):
-        rows.setdefault(speaker, []).append((hashlib.blake2b(utt_id.encode(), key=key).digest(), row))
+    rows: dict[str, list[int]] = {}
+    for row, speaker in enumerate(speakers):
+        rows.setdefault(speaker, []).append(row)
     enrolment: list[int] = []
     trial: list[int] = []
     for own in rows.values():
         if len(own) < 2:
             continue
-        ordered = [row for _, row in sorted(own)]
-        enrolment += ordered[: len(ordered) // 2]
-        trial += ordered[len(ordered) // 2 :]
+        by_session = [utt_ids[row] if named[row] is None else f"session {named[row]}" for row in own]
+        units = by_session if len(set(by_session)) > 1 else [utt_ids[row] for row in own]
+        ordered = sorted(set(units), key=lambda unit: hashlib.blake2b(unit.encode(), key=key).digest())
+        known = set(ordered[: len(ordered) // 2])
+        for row, unit in zip(own, units, strict=True):
+            (enrolment if unit in known else trial).append(row)
     excluded = tuple(sorted(speaker for speaker, own in rows.items() if len(own) < 2))
     return EnrolmentTrialSplit(np.sort(np.array(enrolment, np.int64)), np.sort(np.array(trial, np.int64)), excluded)
 

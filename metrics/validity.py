@@ -113,6 +113,19 @@ def training_validity(
     return tuple(reasons)
 
 
+def training_gain(untrained_eer: Estimate, trained_eer: Estimate) -> tuple[str, ...]:
+    """Check that training did not make an attacker worse than the untrained one on the same trials.
+
+    Worse means that the intervals of the two equal error rates do not touch: less may be chance.
+    """
+    if trained_eer.lower > untrained_eer.upper:
+        return (
+            f"Training made the attacker worse: it errs in {trained_eer.value:.1%} of the cases and the untrained one "
+            f"in {untrained_eer.value:.1%}, so its failing proves nothing.",
+        )
+    return ()
+
+
 def refuse_training_overlap(training_speakers: Labels, attacked_speakers: Labels) -> None:
     """Raise ValueError, with the number, when an attacker was trained on people it attacks: the classic leak."""
     shared = set(np.unique(np.asarray(training_speakers))) & set(np.unique(np.asarray(attacked_speakers)))

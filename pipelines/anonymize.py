@@ -5,7 +5,9 @@ released table says nothing of the order in which people were recorded. Parts ke
 shard can be gathered without a shuffle through memory. Equal keys give equal bytes.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +16,12 @@ import pyarrow as pa
 import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 
+from governance.lineage import AnonymizerUsed
 from operators.anonymize import Anonymize
 from operators.decode import Decode
 from operators.encode import Encode
 from operators.keys import derive_key, pseudonym
-from operators.schema import AUDIO_TYPE, QUARANTINE_REASONS, released_schema
+from operators.schema import AUDIO_TYPE, QUARANTINE_REASONS, InputError, released_schema
 from operators.screen import Screen
 from operators.select import Select
 from operators.write import WriteParts
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 
 ROWS_PER_SHARD = 512
 ROWS_PER_GROUP = 64
-LABELS = ("text", "emotion", "language")
+LABELS = ("text", "emotion", "language", "session")
 
 
 def view_columns(job: Job, survey: Survey) -> tuple[str, ...]:
@@ -109,6 +112,43 @@ def anonymizer_arguments(job: Job, key: bytes) -> dict[str, object]:
         "key": derive_key(key, "voices"),
         "voice_level": job.voice_level,
     }
+
+
+def anonymizer_used(job: Job) -> AnonymizerUsed:
+    """Return the anonymizer of a job, its settings and the digest of both, weights included, as the report names them.
+
+    Raises InputError where the weights cannot be loaded.
+    """
+    config = {"sample_rate": job.sample_rate, "voice_level": job.voice_level, **anonymizer_weights(job)}
+    described = json.dumps([job.anonymizer, config], sort_keys=True)
+    return AnonymizerUsed(name=job.anonymizer, config=config, digest=hashlib.sha256(described.encode()).hexdigest())
+
+
+def anonymizer_weights(job: Job) -> dict[str, Any]:
+    """Return what an anonymizer loads, with digests; nothing for one that needs no weights. Raises InputError."""
+    spec = job.anonymizer_spec
+    if not (spec.model and spec.voices):
+        return {}
+    from models import registry
+    from models.streamvoiceanon import CheckpointError, VoiceBank
+    from models.streamvoiceanon.checkpoint import resolve
+
+    try:
+        folder = resolve(spec.model)
+        VoiceBank.load(Path(spec.voices))
+    except (CheckpointError, OSError, ValueError) as fault:
+        raise InputError(str(fault)) from None
+    return {
+        "model": spec.model,
+        "model_digest": digest_of(registry.digest(folder)),
+        "voices_digest": digest_of(registry.digest(Path(spec.voices))),
+        "alpha": spec.alpha,
+    }
+
+
+def digest_of(digests: Mapping[str, str]) -> str:
+    """Return one digest of several, by name."""
+    return hashlib.sha256(json.dumps(dict(digests), sort_keys=True).encode()).hexdigest()
 
 
 def write_quarantine(run: Run, survey: Survey) -> dict[str, int]:

@@ -1,9 +1,10 @@
 """The auditing half of a job: what the attackers, the recognisers and the listeners make of both versions of a corpus.
 
-Three tables of features, all private: the original, the anonymized, and the attacker's own anonymization of the
-enrolment half. `evidence` turns them into figures.
+Three tables of features, all private: the original, the anonymized, and the attacker's own anonymization of what
+they enrol and train on. `evidence` turns them into figures.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from operators.encode import Encode
 from operators.keys import derive_key
 from operators.quality import MeasureQuality
 from operators.recognize_emotion import RecognizeEmotion
-from operators.screen import RequireUsable
+from operators.screen import RequireUsable, Screen
 from operators.select import Select
 from operators.transcribe import Transcribe
 from operators.write import WriteParts
@@ -90,28 +91,38 @@ def extract_features(run: Run, survey: Survey, unusable: frozenset[str], track: 
     run_pass(original.union(anonymized), steps, job.workers, job.gpus, track, "audit")
 
 
-def anonymize_as_attacker(run: Run, survey: Survey, enrolment: frozenset[str], track: "Track") -> None:
-    """Fill `work/attacker` with embeddings of the enrolment half, anonymized by the same system with another key."""
+def anonymize_as_attacker(run: Run, survey: Survey, wanted: frozenset[str], track: "Track") -> None:
+    """Fill `work/attacker` with embeddings of the `wanted` utterances, anonymized by the same system with another key.
+
+    The enrolment half is enough for an attacker who only enrols; one who trains on this corpus too needs all of it.
+    """
     job = run.job
     folder = run.parts("attacker")
     description = "attack with the same system"
-    columns = view_columns(job, survey)
     finished = finished_ids(folder, "attacker")
-    track.begin(description, len(enrolment), len(finished))
-    if len(finished) == len(enrolment):
+    track.begin(description, len(wanted), len(finished))
+    if len(finished) == len(wanted):
         return
-    select = Select("attacker", columns, finished, only=enrolment)
-    weights = PROFILES[job.profile]["speaker"]
-    arguments = anonymizer_arguments(job, derive_key(run.key, "attacker"))
-    schema = pa.schema(
-        [(name, pa.string()) for name in ("view", "utt_id", "speaker_id")] + [("embedding", pa.list_(pa.float32()))]
-    )
-    steps: list[Step] = [
-        (Decode, {"folder": survey.folder, "sample_rate": job.sample_rate, "max_seconds": job.max_seconds}),
-        (Anonymize, arguments),
-        (Encode, {"sample_rate": job.sample_rate}),
-        (Decode, {"folder": survey.folder, "sample_rate": AUDIT_RATE, "max_seconds": job.max_seconds + 1}),
-        (EmbedSpeaker, {"weights": weights, "device": "cuda" if job.gpus else "cpu"}),
-        (WriteParts, {"folder": str(folder.absolute()), "schema": schema}),
-    ]
+    select = Select("attacker", view_columns(job, survey), finished, only=wanted)
+    steps = attacker_steps(job, survey.folder, derive_key(run.key, "attacker"), folder)
     run_pass(read_view(list(survey.files), select, survey.schema), steps, job.workers, job.gpus, track, description)
+
+
+def attacker_schema() -> pa.Schema:
+    """Return the schema of a table of the attacker's: empty where nobody could be enrolled."""
+    names = ("view", "utt_id", "speaker_id", "reason")
+    return pa.schema([(name, pa.string()) for name in names] + [("embedding", pa.list_(pa.float32()))])
+
+
+def attacker_steps(job: Job, audio_folder: str, key: bytes, parts: Path) -> "list[Step]":
+    """Return the operators by which an attacker anonymizes speech with a `key` of their own and looks at the result."""
+    weights = PROFILES[job.profile]["speaker"]
+    return [
+        (Decode, {"folder": audio_folder, "sample_rate": job.sample_rate, "max_seconds": job.max_seconds}),
+        (Screen, {"sample_rate": job.sample_rate, "min_seconds": job.min_seconds}),
+        (Anonymize, anonymizer_arguments(job, key)),
+        (Encode, {"sample_rate": job.sample_rate}),
+        (Decode, {"folder": audio_folder, "sample_rate": AUDIT_RATE, "max_seconds": job.max_seconds + 1}),
+        (EmbedSpeaker, {"weights": weights, "device": "cuda" if job.gpus else "cpu"}),
+        (WriteParts, {"folder": str(parts.absolute()), "schema": attacker_schema()}),
+    ]

@@ -6,22 +6,17 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 """
 
 import os
-import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pipelines.config import Job
+from pipelines.faults import console, told_in_one_line
 from pipelines.model import model_app
 from pipelines.options import takes_job
 from pipelines.prepare.cli import prepare_app
 from pipelines.voices import voices_app
-
-RELEASED, OTHER, WRONG_INPUT, NOT_RELEASED = 0, 1, 2, 3
 
 app = typer.Typer(
     name="voxveil",
@@ -32,7 +27,6 @@ app = typer.Typer(
 )
 for part, name in ((prepare_app, "prepare"), (voices_app, "voices"), (model_app, "model")):
     app.add_typer(part, name=name)
-console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
 
 
 def main() -> None:
@@ -41,36 +35,6 @@ def main() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     app()
-
-
-def told_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn what users can mend into one line and an exit code; anything else keeps its traceback and exits with 1."""
-
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        from governance.policy import PolicyError
-        from governance.publish import PublishError
-        from governance.tracking import TrackingUnavailable
-        from models.registry import WeightsChanged, WeightsMissing
-        from operators.schema import InputError
-
-        try:
-            command(*args, **kwargs)
-        except (InputError, PolicyError, PublishError, WeightsMissing, WeightsChanged) as fault:
-            console.print(f"[bold red]voxveil:[/] {_escaped(str(fault))}", soft_wrap=True)
-            raise typer.Exit(WRONG_INPUT) from None
-        except TrackingUnavailable as fault:
-            console.print(f"[bold red]voxveil:[/] {_escaped(str(fault))}", soft_wrap=True)
-            console.print("Nothing was released. The staged result is kept: run the same command with --resume.")
-            raise typer.Exit(OTHER) from None
-
-    return wrapped
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 OUTPUT = Path("voxveil-out")

@@ -41,6 +41,10 @@ class Job(BaseModel):
         "VOXVEIL_KEY",
         description="Environment variable with the pseudonym key in hex; unset: a key for this run alone.",
     )
+    attacker_corpus: str | None = Field(
+        None,
+        description="Index to train the semi-informed attacker on, of other speakers; default: folds of the corpus.",
+    )
     keep_columns: tuple[str, ...] = Field(
         (), description="Columns to release besides ids and audio, e.g. text,emotion."
     )
@@ -117,7 +121,8 @@ def load_job(config: Path | None, options: dict[str, Any]) -> Job:
             raise InputError(f"{config} is not YAML: {str(fault).splitlines()[0]}") from None
         if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
             raise InputError(f"{config} must be a mapping of fields to values, such as `index: corpus/index.parquet`")
-        for name in ("index", "policy", "model", "voices"):  # a job file's paths start where the file lies
+        paths = ("index", "policy", "model", "voices", "attacker_corpus")  # a job file's start where the file lies
+        for name in paths:
             value = fields.get(name)
             if isinstance(value, str) and "://" not in value and (config.parent / value).exists():
                 fields[name] = str(config.parent / value)

@@ -9,14 +9,11 @@ staged result stays, and `--resume` finishes later.
 
 import hashlib
 import importlib.metadata
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
 
@@ -26,17 +23,26 @@ from governance.policy import Policy, load_policy
 from governance.publish import check_target, publish
 from governance.report import Report
 from governance.tracking import TrackingUnavailable, check_tracking, record, tracking_uri
-from metrics.trials import split_enrolment_trial
 from models import registry
 from operators.schema import InputError
-from pipelines.anonymize import anonymize_index, seal, subgroup_columns, unusable_ids, write_quarantine
-from pipelines.audit import anonymize_as_attacker, extract_features
+from pipelines.anonymize import (
+    anonymize_index,
+    anonymizer_used,
+    digest_of,
+    seal,
+    subgroup_columns,
+    unusable_ids,
+    write_quarantine,
+)
+from pipelines.attacker import attacker_used, survey_training, train_attacker, utterances_of
+from pipelines.audit import anonymize_as_attacker, attacker_schema, extract_features
 from pipelines.cluster import ray_session
 from pipelines.config import Job, job_key
 from pipelines.runs import Run, find_unfinished, start_run
 from pipelines.survey import Survey, check_columns_wanted, survey_index
 
 if TYPE_CHECKING:
+    from models.attackers import SpeakerBackend
     from pipelines.progress import Track
 
 Kind = Literal["release", "audit"]
@@ -72,14 +78,18 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Plan:
-    """A job that was checked before it runs: its policy, its index, its auditors' weights."""
+    """A job that was checked before it runs: its policy, its index, its auditors' weights.
+
+    `training` surveys the corpus that the semi-informed attacker is trained on, None where none is named.
+    """
 
     job: Job
     kind: Kind
     policy: Policy
     survey: Survey
+    training: Survey | None
     auditors: tuple[ModelUsed, ...]
-    anonymizer_weights: dict[str, Any]
+    anonymizer: AnonymizerUsed
     tracking: str
     target: Path
 
@@ -87,6 +97,11 @@ class Plan:
     def has_key(self) -> bool:
         """Whether the key comes from the environment."""
         return job_key(self.job) is not None
+
+    @property
+    def trains_in_folds(self) -> bool:
+        """Whether the policy wants a semi-informed attacker and the corpus itself has to train it."""
+        return self.training is None and self.policy.needs("semi_informed")
 
     @property
     def language(self) -> str:
@@ -98,23 +113,19 @@ def plan_job(job: Job, kind: Kind, resume: bool = False) -> Plan:
     """Check everything that can be checked before work starts. Raises InputError, PolicyError, PublishError,
     WeightsMissing or WeightsChanged, each with one line."""
     policy = load_policy(job.policy)
-    if policy.needs("semi_informed"):
-        raise InputError(
-            f"the policy {job.policy} has rules on privacy.semi_informed, which this version cannot measure: "
-            "take them out, or they could never pass"
-        )
     survey = survey_index(job.index, (*job.keep_columns, *(job.subgroups or ())))
     check_columns_wanted(job, survey)
+    training = survey_training(job.attacker_corpus, utterances_of(job.index)) if job.attacker_corpus else None
     target = job.folder() / "released"
     if kind == "release" and not (resume and released_by_unfinished(job, target)):
         check_target(target)
     job_key(job)  # a key that cannot be used is an error now, not later
     auditors = tuple(
-        ModelUsed(role=role, uri=uri, digest=_digest(registry.resolve(uri).digests))
+        ModelUsed(role=role, uri=uri, digest=digest_of(registry.resolve(uri).digests))
         for role, uri in registry.PROFILES[job.profile].items()
     )
-    weights = anonymizer_weights(job)
-    return Plan(job, kind, policy, survey, auditors, weights, tracking_uri(job.output), target)
+    anonymizer = anonymizer_used(job)
+    return Plan(job, kind, policy, survey, training, auditors, anonymizer, tracking_uri(job.output), target)
 
 
 def released_by_unfinished(job: Job, target: Path) -> bool:
@@ -124,27 +135,6 @@ def released_by_unfinished(job: Job, target: Path) -> bool:
         return found is not None and read_manifest(target).job_id == found[0].name
     except ManifestError:
         return False
-
-
-def anonymizer_weights(job: Job) -> dict[str, Any]:
-    """Return what an anonymizer loads, with digests; nothing for one that needs no weights. Raises InputError."""
-    spec = job.anonymizer_spec
-    if not (spec.model and spec.voices):
-        return {}
-    from models.streamvoiceanon import CheckpointError, VoiceBank
-    from models.streamvoiceanon.checkpoint import resolve
-
-    try:
-        folder = resolve(spec.model)
-        VoiceBank.load(Path(spec.voices))
-    except (CheckpointError, OSError, ValueError) as fault:
-        raise InputError(str(fault)) from None
-    return {
-        "model": spec.model,
-        "model_digest": _digest(registry.digest(folder)),
-        "voices_digest": _digest(registry.digest(Path(spec.voices))),
-        "alpha": spec.alpha,
-    }
 
 
 def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
@@ -157,7 +147,10 @@ def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
         check_tracking(plan.tracking)
     except TrackingUnavailable as fault:
         track.say(f"MLflow does not answer ({fault}). The work goes on; nothing is released before it is recorded.")
-    run = start_run(job, kind, {"index": plan.survey.digest, "policy": plan.policy.digest}, resume)
+    world = {"index": plan.survey.digest, "policy": plan.policy.digest}
+    if plan.training is not None:
+        world["attacker_corpus"] = plan.training.digest
+    run = start_run(job, kind, world, resume)
     track.say(f"{plan.survey.rows} rows of {plan.survey.speakers} speakers; the run's folder is {run.folder}")
     if "reported" not in run.done:
         track.say("starting Ray, which takes some seconds")
@@ -209,6 +202,7 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
     """Anonymize, attack and judge; write the report into the run's folder and return it. Resumes step by step."""
     from governance.decision import decide
     from governance.page import write_report
+    from governance.power import power_notes
     from pipelines.evidence.gather import gather_evidence
     from pipelines.evidence.views import read_views
 
@@ -221,18 +215,24 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
     views = read_views(run.work / "features")
     if len(views.utt_ids) != survey.rows - unusable:
         raise RuntimeError(f"{survey.rows - unusable} rows are staged, but {len(views.utt_ids)} were audited")
-    split = split_enrolment_trial(views.utt_ids, views.speakers, job.seed)
     if "attacked" not in run.done:
-        enrolment = frozenset(views.utt_ids[row] for row in split.enrolment)
-        anonymize_as_attacker(run, survey, enrolment, track)
+        wanted = range(len(views.utt_ids)) if plan.trains_in_folds else views.split(job.seed).enrolment
+        anonymize_as_attacker(run, survey, frozenset(views.utt_ids[row] for row in wanted), track)
         run.finish_step("attacked")
+    semi_informed: SpeakerBackend | Literal["folds"] | None = "folds" if plan.trains_in_folds else None
+    if job.attacker_corpus is not None and plan.training is not None:
+        semi_informed, kept = train_attacker(run, job.attacker_corpus, plan.training, plan.anonymizer, track)
+        plan = replace(plan, auditors=(*plan.auditors, attacker_used(kept)))
     track.say("measuring, with intervals over speakers")
-    attacker = pds.dataset(run.work / "attacker", format="parquet", schema=attacker_schema()).to_table()
+    attacker = pds.dataset(run.work / "attacker", format="parquet", schema=attacker_schema()).to_table(
+        filter=pds.field("reason") == ""
+    )
     columns = subgroup_columns(job, survey)
-    evidence = gather_evidence(views, attacker, unusable, survey.rows, columns, plan.language, job.seed)
+    evidence = gather_evidence(views, attacker, unusable, survey.rows, columns, plan.language, job.seed, semi_informed)
     if not survey.languages and job.language is None:
         evidence = replace(evidence, notes=[*evidence.notes, ASSUMED_ENGLISH])
     decision = decide(plan.policy, evidence.metrics, evidence.chance)
+    evidence = replace(evidence, notes=[*evidence.notes, *power_notes(decision)])
     seconds = float(pc.sum(views.original["seconds"]).as_py())
     report = Report.of(evidence, lineage_of(run, plan, reasons, seconds), plan.policy, decision)
     write_report(report, evidence, run.report)
@@ -243,8 +243,6 @@ def lineage_of(run: Run, plan: Plan, reasons: dict[str, int], seconds: float) ->
     """Return where the result comes from. `seconds` is the duration of the usable original speech."""
     job, survey = run.job, plan.survey
     unusable = sum(reasons.values())
-    config: dict[str, Any] = {"sample_rate": job.sample_rate, "voice_level": job.voice_level, **plan.anonymizer_weights}
-    described = json.dumps([job.anonymizer, config], sort_keys=True)
     return Lineage(
         job=plan.kind,
         job_id=run.run_id,
@@ -252,14 +250,12 @@ def lineage_of(run: Run, plan: Plan, reasons: dict[str, int], seconds: float) ->
         dataset=job.name,
         index_uri=job.index,
         fingerprint=fingerprint(run.work / "anonymized"),
-        output_digest=_digest({path.name: _sha256(path) for path in sorted(run.staged.glob("*.parquet"))}),
+        output_digest=digest_of({path.name: _sha256(path) for path in sorted(run.staged.glob("*.parquet"))}),
         counts=Counts(input=survey.rows, released=survey.rows - unusable, quarantined=unusable, reasons=reasons),
         speakers=survey.speakers,
         hours=seconds / 3600,
         profile=job.profile,
-        anonymizer=AnonymizerUsed(
-            name=job.anonymizer, config=config, digest=hashlib.sha256(described.encode()).hexdigest()
-        ),
+        anonymizer=plan.anonymizer,
         auditors=plan.auditors,
         key_policy="ephemeral" if run.key_is_ephemeral else "environment",
         voice_policy=job.voice_level,
@@ -273,15 +269,6 @@ def fingerprint(anonymized: Path) -> str:
     table = pds.dataset(anonymized, format="parquet").to_table(columns=["utt_id", "audio_digest"])
     rows = sorted(zip(table["utt_id"].to_pylist(), table["audio_digest"].to_pylist(), strict=True))
     return hashlib.sha256("\n".join(f"{utt_id}\t{digest}" for utt_id, digest in rows).encode()).hexdigest()
-
-
-def attacker_schema() -> pa.Schema:
-    """Return what is read of the attacker's table, empty where nobody could be enrolled."""
-    return pa.schema([("utt_id", pa.string()), ("embedding", pa.list_(pa.float32()))])
-
-
-def _digest(digests: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(dict(digests), sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -70,6 +70,12 @@ def describe_plan(job: Job, kind: Kind, console: Console) -> None:
     table.add_row("kept columns", ", ".join(job.keep_columns) or "none")
     for model in plan.auditors:
         table.add_row(model.role, f"{model.uri} sha256:{model.digest[:12]}")
+    if plan.training is not None:
+        table.add_row(
+            "semi-informed", f"trained on {plan.training.speakers} speakers of {escape(str(job.attacker_corpus))}"
+        )
+    elif plan.trains_in_folds:
+        table.add_row("semi-informed", "trained on folds of the corpus itself; --attacker-corpus names another")
     table.add_row("policy", f"{plan.policy.name} {plan.policy.version}, {len(plan.policy.rules)} rules")
     table.add_row("MLflow", escape(without_secrets(plan.tracking)))
     if kind == "release":

@@ -1,9 +1,12 @@
 """Gather: every figure of an audit in one piece of evidence."""
 
+from typing import Literal
+
 import pyarrow as pa
 
 from governance.evidence import Evidence
 from metrics.estimate import Estimate
+from models.attackers import SpeakerBackend
 from models.emotion import CLASSES
 from pipelines.evidence.emotions import measure_emotions
 from pipelines.evidence.privacy import attack, infer_attributes
@@ -14,12 +17,22 @@ from pipelines.evidence.words import measure_words
 
 
 def gather_evidence(
-    views: Views, attacker: pa.Table, unusable: int, rows: int, subgroups: tuple[str, ...], language: str, seed: int
+    views: Views,
+    attacker: pa.Table,
+    unusable: int,
+    rows: int,
+    subgroups: tuple[str, ...],
+    language: str,
+    seed: int,
+    semi_informed: SpeakerBackend | Literal["folds"] | None = None,
 ) -> Evidence:
-    """Return all figures. `unusable` of `rows` input rows were set aside; `language` is that of rows naming none."""
+    """Return all figures. `unusable` of `rows` input rows were set aside; `language` is that of rows naming none.
+
+    `attacker` and `semi_informed` are as in `privacy.attack`.
+    """
     share = unusable / rows
     metrics = {"data.quarantined_fraction": Estimate(share, share, share, rows)}  # counted: the interval is a point
-    attacks, figures, notes = attack(views, attacker, seed)
+    attacks, figures, notes = attack(views, attacker, seed, semi_informed)
     metrics |= figures
     figures, chance = infer_attributes(views, subgroups, seed)
     metrics |= figures

@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
 
+from metrics.trials import EnrolmentTrialSplit, split_enrolment_trial
+
 
 @dataclass(frozen=True)
 class Views:
@@ -21,6 +23,15 @@ class Views:
     def carried(self, name: str) -> list[str | None]:
         """Return a column of the index that was carried along."""
         return self.original[name].to_pylist()
+
+    def split(self, seed: int) -> EnrolmentTrialSplit:
+        """Return which rows the attacker knows and which are tried, recording sessions kept apart where named."""
+        return split_enrolment_trial(self.utt_ids, self.speakers, seed, self.sessions)
+
+    @property
+    def sessions(self) -> list[str | None]:
+        """The recording session of each row, None where the index names none."""
+        return self.carried("session") if "session" in self.original.column_names else [None] * len(self.utt_ids)
 
 
 def read_views(folder: Path) -> Views:

@@ -75,6 +75,25 @@ def folder(
     _run(source, output, embed, lambda path: prepare_folder(source, path, embed, table, columns))
 
 
+@prepare_app.command()
+def vpc(
+    source: Source,
+    output: Output = None,
+    embed: Embed = False,
+    audio: Annotated[Path | None, typer.Option(help="Where the paths in wav.scp start. Default: the folder.")] = None,
+) -> None:
+    """Index data folders of a VoicePrivacy challenge (wav.scp, utt2spk, …), with its official trials.
+
+    Example:  voxveil prepare vpc challenge/data --audio challenge --output corpora/vpc.parquet
+    """
+    from pipelines.prepare.vpc import prepare_vpc, trials_path
+
+    _run(source, output, embed, lambda path: prepare_vpc(source, path, embed, audio))
+    trials = trials_path(output or source / "index.parquet")
+    if trials.exists():
+        typer.echo(f"The official trials: {trials}")
+
+
 def _parse_column(option: str) -> tuple[str, str]:
     name, separator, theirs = option.partition("=")
     if not (name and separator and theirs):

@@ -90,3 +90,26 @@ def test_trials_that_cannot_be_scored_are_refused(scores: list, enrolled: list, 
 def test_a_zero_embedding_is_refused() -> None:
     with pytest.raises(ValueError, match="all zeros"):
         cosine_trials([[1.0, 0.0], [0.0, 0.0]], ["a", "b"], [[1.0, 0.0]], ["a"])
+
+
+def test_whole_sessions_are_dealt_to_one_side() -> None:
+    utt_ids, speakers = [f"u{row}" for row in range(24)], ["a"] * 12 + ["b"] * 12
+    sessions = [f"day {row % 4}" for row in range(24)]
+    split = split_enrolment_trial(utt_ids, speakers, 0, sessions)
+    for own in ("a", "b"):
+        known, tried = (
+            [sessions[row] for row in rows if speakers[row] == own] for rows in (split.enrolment, split.trial)
+        )
+        assert len(known) == len(tried) == 6
+        assert not set(known) & set(tried)
+
+
+def test_a_speaker_of_one_session_is_split_by_utterance_all_the_same() -> None:
+    split = split_enrolment_trial(["u0", "u1", "u2", "u3"], ["a"] * 4, 0, ["day 0"] * 4)
+    assert (split.enrolment.size, split.trial.size) == (2, 2)
+
+
+def test_utterances_without_a_session_are_dealt_as_ever() -> None:
+    utt_ids, speakers = [f"u{row}" for row in range(9)], ["a"] * 9
+    plain, unnamed = (split_enrolment_trial(utt_ids, speakers, 3, sessions) for sessions in (None, [None] * 9))
+    np.testing.assert_array_equal(plain.enrolment, unnamed.enrolment)

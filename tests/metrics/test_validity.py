@@ -13,6 +13,7 @@ from metrics.validity import (
     refuse_training_overlap,
     session_overlap,
     speakers_needed,
+    training_gain,
     training_validity,
 )
 
@@ -108,3 +109,11 @@ def test_the_promised_number_of_speakers_does_bring_the_interval_off_the_bound()
     large = fraction_estimate(rates[:more] - rates[:more].mean() + small.value, np.arange(more), seed=0)
     assert interval_validity(small, 0.37) != ()
     assert interval_validity(large, 0.37) == ()
+
+
+def test_training_may_not_make_an_attacker_clearly_worse() -> None:
+    untrained = Estimate(0.30, 0.25, 0.35, 20)
+    assert training_gain(untrained, Estimate(0.33, 0.28, 0.38, 20)) == ()
+    assert training_gain(untrained, Estimate(0.10, 0.05, 0.15, 20)) == ()
+    (reason,) = training_gain(untrained, Estimate(0.45, 0.40, 0.50, 20))
+    assert "errs in 45.0% of the cases and the untrained one in 30.0%" in reason

@@ -1,0 +1,66 @@
+"""`voxveil attacker`: train the semi-informed attacker ahead of the releases that it will attack."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.faults import console, told_in_one_line
+
+attacker_app = typer.Typer(
+    name="attacker",
+    help="Train the attacker that knows the anonymization system, once for all releases with that system.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+
+@attacker_app.callback()
+def attacker() -> None:
+    """Keep `train` a command of its own, since typer would make a single one the whole application."""
+
+
+@attacker_app.command(
+    epilog="Example: `voxveil attacker train --corpus corpora/train-clean-100.parquet --anonymizer mcadams`"
+)
+@told_in_one_line
+def train(
+    corpus: Annotated[str, typer.Option(help="Index of speech by people who are attacked in no release.")],
+    anonymizer: Annotated[str, typer.Option(help="The anonymizer to attack.")] = "mcadams",
+    voice_level: Annotated[str, typer.Option(help="A pseudo-voice for every utterance, or one a speaker.")] = (
+        "utterance"
+    ),
+    sample_rate: Annotated[int, typer.Option(help="Sample rate of the anonymized audio, hertz.")] = 16_000,
+    model: Annotated[str | None, typer.Option(help="The anonymizer's model, where it has one.")] = None,
+    voices: Annotated[str | None, typer.Option(help="The anonymizer's voice bank, where it has one.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="How much of the bank's voices is kept, 0 to 1.")] = None,
+    profile: Annotated[str, typer.Option(help="Whose speaker encoder the attacker builds on.")] = "embedded",
+    output: Annotated[
+        Path, typer.Option(help="Folder under which releases are written; the attacker is kept there.")
+    ] = Path("voxveil-out"),
+    workers: Annotated[int | None, typer.Option(help="Actors at most; default: one a CPU core.")] = None,
+    gpus: Annotated[float, typer.Option(help="GPUs (or a fraction) for each actor.")] = 0.0,
+    resume: Annotated[bool, typer.Option(help="Continue the newest unfinished training of the same attacker.")] = False,
+) -> None:
+    """Anonymize a corpus with a system and a key of its own, train an attacker on it, and keep the attacker.
+
+    A release or audit with `--attacker-corpus` of the same corpus, the same anonymizer and the same `--output` uses it.
+    Exit codes: 0 trained or there already, 2 the input or configuration is wrong, 1 anything else.
+    """
+    from pipelines.anonymize import anonymizer_used
+    from pipelines.attacker import survey_training, train_attacker
+    from pipelines.cluster import ray_session
+    from pipelines.config import load_job
+    from pipelines.progress import tracking_progress
+    from pipelines.runs import start_run
+
+    options = {"anonymizer": anonymizer, "voice_level": voice_level, "sample_rate": sample_rate, "profile": profile}
+    options |= {"model": model, "voices": voices, "alpha": alpha, "output": output, "workers": workers, "gpus": gpus}
+    job = load_job(None, {"index": corpus, "attacker_corpus": corpus, "name": "attackers", **options})
+    survey, used = survey_training(corpus, attacked=()), anonymizer_used(job)
+    with tracking_progress(console) as track:
+        run = start_run(job, "attacker", {"index": survey.digest}, resume)
+        with ray_session():
+            backend, kept = train_attacker(run, corpus, survey, used, track)
+        run.close()
+    console.print(f"{backend.utterances} utterances of {backend.speakers} speakers: {kept}", soft_wrap=True)
