@@ -11,8 +11,10 @@ from typing import Annotated
 
 import typer
 
+from pipelines.attacker_cli import attacker_app
 from pipelines.config import Job
 from pipelines.faults import console, told_in_one_line
+from pipelines.fetch import fetch
 from pipelines.model import model_app
 from pipelines.options import takes_job
 from pipelines.prepare.cli import prepare_app
@@ -25,8 +27,14 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for part, name in ((prepare_app, "prepare"), (voices_app, "voices"), (model_app, "model")):
+for part, name in (
+    (prepare_app, "prepare"),
+    (voices_app, "voices"),
+    (model_app, "model"),
+    (attacker_app, "attacker"),
+):
     app.add_typer(part, name=name)
+app.command(epilog="Example: `voxveil fetch --profile standard`")(fetch)
 
 
 def main() -> None:
