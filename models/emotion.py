@@ -57,29 +57,36 @@ class EmotionHead:
 
         try:
             with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
+                metadata = json.loads((file.metadata() or {}).get("emotion_head", "{}"))
                 tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
+        except (SafetensorError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from error
-        if json.loads(metadata.get("classes", "null")) != list(CLASSES) or not {"weight", "bias"} <= tensors.keys():
+        names = metadata.pop("speakers", [])
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        width = shapes.get("weight", (0, 0))[-1]
+        expected: dict[str, tuple[int, ...]] = {"weight": (len(CLASSES), width), "bias": (len(CLASSES),)}
+        if names:
+            expected |= {f"speaker_{name}": (len(names), *shape) for name, shape in expected.items()}
+        if metadata.pop("classes", None) != list(CLASSES) or shapes != expected:
             raise ValueError(f"{path} is not an emotion head for {', '.join(CLASSES)}")
-        names = json.loads(metadata.get("speakers", "[]"))
         heads = {
             name: (tensors["speaker_weight"][index], tensors["speaker_bias"][index]) for index, name in enumerate(names)
         }
         return cls(tensors["weight"], tensors["bias"], heads, metadata)
 
     def save(self, path: Path) -> None:
-        """Write the head as safetensors, the heads of `speakers` in half precision."""
+        """Write the head as safetensors, the heads of `speakers` in half precision. Equal heads give equal bytes."""
         from safetensors.numpy import save_file
 
         tensors = {"weight": self.weight, "bias": self.bias}
         if self.speakers:
             tensors["speaker_weight"] = np.stack([weight for weight, _ in self.speakers.values()]).astype(np.float16)
             tensors["speaker_bias"] = np.stack([bias for _, bias in self.speakers.values()]).astype(np.float32)
-        metadata = self.metadata | {"classes": json.dumps(CLASSES), "speakers": json.dumps(list(self.speakers))}
-        # safetensors writes the memory as it lies, and scikit-learn's coefficients lie column by column.
-        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, metadata)
+        metadata = self.metadata | {"classes": CLASSES, "speakers": list(self.speakers)}
+        # safetensors writes the memory as it lies, and scikit-learn's coefficients lie column by column; it writes
+        # several entries of metadata in any order, so here is one.
+        contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        save_file(contiguous, path, {"emotion_head": json.dumps(metadata, sort_keys=True)})
 
     def predict(self, statistics: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return class probabilities [N, 4], in the order of `CLASSES`, for frame statistics [N, 2 * D].

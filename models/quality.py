@@ -19,10 +19,10 @@ class Dnsmos:
     """The DNSMOS networks of a folder (`sig_bak_ovr.onnx`, `model_v8.onnx`), on `threads` CPU threads.
 
     Scores are on the opinion scale, 1 (bad) to 5 (excellent), and are the mean over 9-second windows that overlap by
-    half or more. (The published script moves its window by a second. On LibriSpeech test-other that costs 1.7 times as
-    much, moves the corpus's mean by less than 0.01, and one utterance's score by 0.15 at most.) The networks need nine
-    seconds: like that script this repeats a shorter clip until it is long enough, so scores of clips of a second or two
-    are rough and serve for comparing like with like, original against anonymized.
+    half or more. (The published script moves its window by a second. On LibriSpeech test-other that costs at least 1.7
+    times as much and moves the corpus's mean by less than 0.01, one utterance's overall score by 0.15 at most.) The
+    networks need nine seconds: like that script this repeats a shorter clip until it is long enough, so scores of clips
+    of a second or two are rough and serve for comparing like with like, original against anonymized.
     """
 
     sample_rate = SAMPLE_RATE

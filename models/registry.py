@@ -88,7 +88,7 @@ KNOWN: Mapping[str, Known] = {
     PROFILES["embedded"]["emotion"]: Known(
         licence="Apache-2.0",
         source="this project's own, trained on EmoDB by pipelines.train_emotion",
-        digests={"emotion_emodb.safetensors": "aabe2119f87cd47dab60de460963881eec393e0a91fc36eb032b02712ad776d9"},
+        digests={"emotion_emodb.safetensors": "97b52c7b50999db5e284d93b7923cc255925a67844138f0e41447be0471ef4df"},
     ),
     PROFILES["embedded"]["quality"]: Known(
         licence="MIT",

@@ -69,7 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
     )
     head.save(options.output)
+    written = EmotionHead.load(options.output)
+    pairs = zip(speakers, statistics, strict=True)
+    answers = np.array([written.for_speaker(speaker).predict(row[None])[0].argmax() for speaker, row in pairs])
     print(f"\nwrote {options.output} ({options.output.stat().st_size:,} bytes)")
+    print(f"read again, its left-out heads reach UAR {100 * uar(confusion(labels, answers)):.1f} %")
 
 
 def read_rows(corpus: Path) -> list[dict[str, str]]:

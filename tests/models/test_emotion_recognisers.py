@@ -100,6 +100,13 @@ def test_the_heads_that_left_a_speaker_out_recognise_that_speaker(
     assert right / len(rows) > 0.65
 
 
+def test_equal_heads_are_equal_files(tmp_path: Path) -> None:
+    one = EmotionHead(np.ones((4, 6), np.float32), np.zeros(4, np.float32), {}, dict.fromkeys("abcdefgh", ""))
+    for number in range(4):
+        one.save(tmp_path / f"{number}.safetensors")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_statistics_of_another_encoder_are_refused(head: EmotionHead) -> None:
     with pytest.raises(ValueError, match="takes"):
         head.predict(np.zeros((1, 1024), np.float32))

@@ -173,7 +173,7 @@ def in_fresh_process(code: str, home: Path, **environment: str) -> subprocess.Co
         cwd=Path(registry.__file__).parents[1],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
