@@ -1,7 +1,7 @@
 """How many calls the live service carries, and how late it answers them.
 
-`python -m benchmarks.serve` starts the service as `voxveil serve` does, opens N paced sessions over loopback for each N,
-and prints a line a N. `--soak 900` keeps N sessions for so many seconds while calls open and close, and prints memory,
+`python -m benchmarks.serve` starts the service as `voxveil serve` does, opens N paced sessions over loopback for
+each N, and prints a line a N. `--soak 900` keeps N sessions for so many seconds while calls open and close, and prints memory,
 slots and starved sessions as it goes. `--url` measures a server that runs already, without its CPU and memory.
 
 Latency is sample in to sample out at the client: the time from the moment a sample is spoken (a microphone hands over
@@ -186,6 +186,11 @@ class Server:
         self.folder.cleanup()
 
 
+def missed(late: list[float]) -> str:
+    """Return the share of messages that came later than the budget."""
+    return f"{np.mean(np.array(late) > BUDGET):>7.2%}" if late else f"{'-':>7}"
+
+
 def quantiles(values: list[float]) -> str:
     """Return p50, p95 and p99 in milliseconds."""
     if not values:
@@ -210,7 +215,10 @@ async def measure(url: str, token: str, sessions: int, seconds: float) -> list[C
 def print_table(server: Server | None, url: str, token: str, counts: list[int], seconds: float) -> None:
     """Print a line for each number of sessions."""
     print(f"load average before: {os.getloadavg()[0]:.1f}; {len(os.sched_getaffinity(0))} cores; {seconds:g} s each")
-    print("sessions    p50    p95    p99  misses  steps late  lag  faults  server CPU  client CPU   RTF  replica  all, MiB")
+    print(
+        "sessions    p50    p95    p99  misses  steps late  lag  faults  server CPU"
+        "  client CPU   RTF  replica  all, MiB"
+    )
     for count in counts:
         cpu, before = (server.usage()[0], server.metrics()) if server else (0.0, {})
         client_cpu, began = time.process_time(), time.monotonic()
@@ -219,9 +227,8 @@ def print_table(server: Server | None, url: str, token: str, counts: list[int], 
         lags = [call.lag for call in calls if call.received]
         lag = max(lags, key=abs, default=0.0)
         late = [latency + max(0.0, lag) for call in calls for latency in call.latencies]
-        misses = np.mean(np.array(late) > BUDGET) if late else float("nan")
         faults = sum(bool(call.fault) or call.received != call.sent for call in calls)
-        line = f"{count:>8} {quantiles(late)} {misses:>7.2%}"
+        line = f"{count:>8} {quantiles(late)} {missed(late)}"
         if server:
             after, memory = server.metrics(), server.usage()[1]
             used = {name: value - before.get(name, 0.0) for name, value in after.items()}
@@ -229,10 +236,13 @@ def print_table(server: Server | None, url: str, token: str, counts: list[int], 
             line += (
                 f" {used['voxveil_deadline_misses_total']:>5.0f}/{used['voxveil_step_seconds_count']:<5.0f}"
                 f" {1e3 * lag:>3.0f} {faults:>7} {(server.usage()[0] - cpu) / took:>11.2f}"
-                f" {(time.process_time() - client_cpu) / took:>11.2f} {factor:>5.3f} {memory['replica']:>8.0f} {memory['all']:>9.0f}"
+                f" {(time.process_time() - client_cpu) / took:>11.2f} {factor:>5.3f}"
+                f" {memory['replica']:>8.0f} {memory['all']:>9.0f}"
             )
         else:
-            line += f" {'':>11} {1e3 * lag:>3.0f} {faults:>7} {'':>11} {(time.process_time() - client_cpu) / took:>11.2f}"
+            line += (
+                f" {'':>11} {1e3 * lag:>3.0f} {faults:>7} {'':>11} {(time.process_time() - client_cpu) / took:>11.2f}"
+            )
         print(line, flush=True)
         for fault in sorted({call.fault for call in calls if call.fault})[:3]:
             print(f"         {fault}")
@@ -256,7 +266,10 @@ async def soak(server: Server, url: str, token: str, sessions: int, seconds: flo
                 await asyncio.sleep(0.5)
 
     async def watch() -> None:
-        print("     s    p50    p95    p99  misses  calls  starved  faults  slots held  replica  proxy  all, MiB", flush=True)
+        print(
+            "     s    p50    p95    p99  misses  calls  starved  faults  slots held  replica  proxy  all, MiB",
+            flush=True,
+        )
         seen = 0
         while True:
             await asyncio.sleep(30)
@@ -266,8 +279,9 @@ async def soak(server: Server, url: str, token: str, sessions: int, seconds: flo
             late = [latency for call in fresh for latency in call.latencies]
             starved = sum(call.received != call.sent and not call.fault for call in fresh)
             print(
-                f"{seconds - (ends - time.monotonic()):>6.0f} {quantiles(late)} {np.mean(np.array(late) > BUDGET):>7.2%} {len(fresh):>6} {starved:>8}"
-                f" {sum(bool(call.fault) for call in fresh):>7} {held:>11.0f} {memory['replica']:>8.0f} {memory['proxy']:>6.0f} {memory['all']:>9.0f}",
+                f"{seconds - (ends - time.monotonic()):>6.0f} {quantiles(late)} {missed(late)}"
+                f" {len(fresh):>6} {starved:>8} {sum(bool(call.fault) for call in fresh):>7} {held:>11.0f}"
+                f" {memory['replica']:>8.0f} {memory['proxy']:>6.0f} {memory['all']:>9.0f}",
                 flush=True,
             )
 
@@ -278,8 +292,11 @@ async def soak(server: Server, url: str, token: str, sessions: int, seconds: flo
     await asyncio.sleep(2)
     totals = server.metrics()
     late = [latency for call in finished for latency in call.latencies]
-    print(f"all: {quantiles(late)} ms, misses {np.mean(np.array(late) > BUDGET):.2%}, {len(finished)} calls;", end=" ")
-    print(f"opened {totals['voxveil_sessions_opened_total']:.0f}, closed {totals['voxveil_sessions_closed_total']:.0f},", end=" ")
+    print(f"all: {quantiles(late)} ms, misses {missed(late).strip()}, {len(finished)} calls;", end=" ")
+    print(
+        f"opened {totals['voxveil_sessions_opened_total']:.0f}, closed {totals['voxveil_sessions_closed_total']:.0f},",
+        end=" ",
+    )
     print(f"slots still held {totals['voxveil_sessions']:.0f}")
     for fault in sorted({call.fault for call in finished if call.fault})[:5]:
         print(f"fault: {fault}")

@@ -25,7 +25,9 @@ def serve(
     anonymizer: Annotated[str | None, typer.Option(help="Overrides the file's anonymizer.")] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65_535)] = 8000,
-    new_token: Annotated[bool, typer.Option("--new-token", help="Print a fresh token with its hash, and stop.")] = False,
+    new_token: Annotated[
+        bool, typer.Option("--new-token", help="Print a fresh token with its hash, and stop.")
+    ] = False,
 ) -> None:
     """Talk and be anonymous: serve live streams, files and the web page.
 
@@ -104,8 +106,8 @@ def prepare_environment(settings: dict[str, Any], folder: str) -> None:
     """Set what Ray reads when it is imported and started; what the environment says already stands.
 
     Serve's Python proxy hands every message on by an actor call and holds about ten calls a core; HAProxy, which comes
-    with Ray, passes bytes to the replica's own port, and its back-pressure too. After a change of replicas HAProxy keeps
-    its old process for the calls that it carries, as long as a call may last.
+    with Ray, passes bytes to the replica's own port, and its back-pressure too. After a change of replicas HAProxy
+    keeps its old process for the calls that it carries, as long as a call may last.
     """
     session_seconds = int(settings["limits"]["session_seconds"])
     ours = {

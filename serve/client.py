@@ -165,7 +165,7 @@ async def stream_wave(
             return report
         except (Lost, Refused) as fault:
             failures = 1 if done > before else failures + 1
-            if isinstance(fault, Refused) and not fault.retry or failures >= attempts:
+            if failures >= attempts or (isinstance(fault, Refused) and not fault.retry):
                 raise
             report.attempts += 1
             pause = min(LONGEST_PAUSE, 0.1 * 2**failures) * random.uniform(0.5, 1.0)

@@ -10,7 +10,7 @@ from serve.engine import EngineSettings
 
 SHA256 = r"^[0-9a-f]{64}$"
 
-# Ten voices with names that say nothing of anybody. A voice is its seed: what it sounds like is the anonymizer's matter.
+# Ten voices with names that say nothing of anybody. A voice is its seed; its sound is the anonymizer's matter.
 VOICES = {
     name: seed
     for seed, name in enumerate(
@@ -95,9 +95,7 @@ class ServeConfig(_Section):
     def engine_settings(self) -> EngineSettings:
         """Return what the engine needs to know."""
         limits = self.limits
-        return EngineSettings(
-            self.slots, self.tick_seconds, window=limits.window_seconds, patience=limits.patience
-        )
+        return EngineSettings(self.slots, self.tick_seconds, window=limits.window_seconds, patience=limits.patience)
 
 
 def read_config(path: Path) -> ServeConfig:

@@ -19,7 +19,10 @@ class Meters:
         self.slots = Gauge("voxveil_slots", "Slots of the replica", registry=self.registry)
         self.opened = Counter("voxveil_sessions_opened", "Sessions opened", registry=self.registry)
         self.closed = Counter(
-            "voxveil_sessions_closed", "Sessions closed, by how: ended, left, or an error code", ["how"], registry=self.registry
+            "voxveil_sessions_closed",
+            "Sessions closed, by how: ended, left, or an error code",
+            ["how"],
+            registry=self.registry,
         )
         self.audio = Counter("voxveil_audio_seconds", "Seconds of audio anonymized live", registry=self.registry)
         self.latency = Histogram(
@@ -59,5 +62,5 @@ def render(reports: Iterable[list[Metric]]) -> bytes:
             return families.values()
 
     registry = CollectorRegistry()
-    registry.register(Collected())  # type: ignore[arg-type]
+    registry.register(Collected())
     return generate_latest(registry)

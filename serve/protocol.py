@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 Wave = NDArray[np.float32]
 
 MINIMUM_RATE, MAXIMUM_RATE = 8_000, 96_000
-ENCODINGS = {"pcm16": np.dtype("<i2"), "float32": np.dtype("<f4")}
+ENCODINGS: dict[str, np.dtype[Any]] = {"pcm16": np.dtype("<i2"), "float32": np.dtype("<f4")}
 MAXIMUM_TEXT = 4_096  # characters of a client's JSON message
 
 

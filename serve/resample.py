@@ -1,7 +1,7 @@
 """Resampling a live stream with a delay of about a millisecond.
 
-soxr, which the rest of the project uses, works in blocks: its best stream quality holds 37 ms back at 48 kHz, and a call
-passes two resamplers. A polyphase filter of finite length holds back half of its length and nothing more.
+soxr, which the rest of the project uses, works in blocks: its good stream qualities hold 37 ms back at 48 kHz, and a
+call passes two resamplers. A polyphase filter of finite length holds back half of its length and nothing more.
 """
 
 from functools import lru_cache

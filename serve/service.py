@@ -1,4 +1,7 @@
-"""One replica's service: the anonymizer, the engine that steps it, and who may use them. Knows nothing of sockets or Ray."""
+"""One replica's service: the anonymizer, the engine that steps it, and who may use them.
+
+It knows nothing of sockets or of Ray.
+"""
 
 import asyncio
 import contextlib

@@ -55,7 +55,9 @@ class SignalPath:
 class Session:
     """The engine's side of one client. `feed`, `end`, `read` and `close` are for the connection that serves it."""
 
-    def __init__(self, slot: int, path: SignalPath, sample_rate: int, window: float, patience: float, clock: Any) -> None:
+    def __init__(
+        self, slot: int, path: SignalPath, sample_rate: int, window: float, patience: float, clock: Any
+    ) -> None:
         self.slot = slot
         self.path = path
         self.sample_rate = sample_rate
@@ -84,7 +86,8 @@ class Session:
     async def feed(self, samples: Wave) -> None:
         """Take samples [n]; returns when the session would hold less than its window.
 
-        Raises Refusal("too_fast") when there is no room for `patience` seconds, or what ended the session.
+        Raises Refusal when there is no room for `patience` seconds: "too_slow" where the client does not read its
+        audio either, "too_fast" where it does; or what ended the session.
         """
         self._check()
         if len(samples) == 0 or self.farewell is not None:
@@ -102,7 +105,10 @@ class Session:
             async with asyncio.timeout(self.patience):
                 await self._room.wait()
         except TimeoutError:
-            raise Refusal("too_fast", f"more than {self.window / self.sample_rate:g} s of audio waits; keep to real time") from None
+            if self.unread > self.window:
+                raise Refusal("too_slow", "the client does not read its audio") from None
+            seconds = self.window / self.sample_rate
+            raise Refusal("too_fast", f"more than {seconds:g} s of audio waits; keep to real time") from None
         self._check()
 
     def end(self) -> None:

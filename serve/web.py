@@ -28,12 +28,18 @@ PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {"app.js", "drawing.js", "call.js", "capture.js", "playback.js", "style.css"}
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; media-src 'self' blob:; img-src 'self' data:; "
+    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
     "Cache-Control": "no-cache",
+}
+
+# What a person should know of an anonymizer before trusting it.
+NOTES = {
+    "mcadams": "It is a baseline: whoever knows the method can undo much of it.",
+    "identity": "It changes nothing and is there for tests: everybody will know you.",
 }
 
 logger = logging.getLogger("voxveil.serve")
@@ -140,7 +146,9 @@ def build_web(service: Service) -> FastAPI:
 
         seconds = len(recording.wave) / recording.sample_rate
         return StreamingResponse(
-            pieces(), media_type="audio/flac", headers={"Voxveil-Seconds": f"{seconds:.3f}", "Cache-Control": "no-store"}
+            pieces(),
+            media_type="audio/flac",
+            headers={"Voxveil-Seconds": f"{seconds:.3f}", "Cache-Control": "no-store"},
         )
 
     @web.get("/v1/about", summary="What this server offers")
@@ -148,6 +156,7 @@ def build_web(service: Service) -> FastAPI:
         limits = config.limits
         return {
             "anonymizer": config.anonymizer,
+            "note": NOTES.get(config.anonymizer, ""),
             "sample_rate": service.anonymizer.sample_rate,
             "voices": sorted(config.voices),
             "token_required": bool(config.tokens),
@@ -215,12 +224,18 @@ def is_welcome(connection: HTTPConnection, service: Service) -> bool:
     pretends to be this host (DNS rebinding) gets in.
     """
     config = service.config
-    host = connection.headers.get("host", "")
-    name = urlsplit(f"//{host}").hostname
-    if not config.tokens and not config.open and name not in LOOPBACK:
+    hosts = connection.headers.getlist("host")
+    if not config.tokens and not config.open and not all(_host_name(host) in LOOPBACK for host in hosts):
         return False
-    origin = connection.headers.get("origin")
-    return origin is None or origin in config.origins or urlsplit(origin).netloc == host
+    origins = connection.headers.getlist("origin")
+    return all(origin in config.origins or [urlsplit(origin).netloc] == hosts for origin in origins)
+
+
+def _host_name(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 def choose_voice(voice: str | None, seed: int | None) -> RandomVoice | SeededVoice | NamedVoice:
