@@ -30,10 +30,10 @@ class RemoteRegistrar:
     def __init__(self, handle: DeploymentHandle) -> None:
         self.handle = handle
 
-    async def admit(self, replica: str, session: str, token: str, limit: int) -> bool:
+    async def admit(self, replica: str, session: str, token: str, limit: int, resumes: str | None) -> bool:
         try:
             async with asyncio.timeout(1.0):
-                return bool(await self.handle.admit.remote(replica, session, token, limit))
+                return bool(await self.handle.admit.remote(replica, session, token, limit, resumes))
         except Exception as fault:
             logger.warning("the register does not answer: %s", type(fault).__name__)
             return True

@@ -44,7 +44,14 @@ class Lost(Exception):
 class Connection:
     """One session as an asynchronous context manager: `async with Connection(url, 16_000) as call`."""
 
-    def __init__(self, url: str, sample_rate: int, token: str = "", voice: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        sample_rate: int,
+        token: str = "",
+        voice: dict[str, Any] | None = None,
+        resumes: str | None = None,
+    ) -> None:
         self.url = url
         self.start = {
             "type": "start",
@@ -52,6 +59,7 @@ class Connection:
             "sample_rate": sample_rate,
             "encoding": "pcm16",
             "voice": voice or {"kind": "random"},
+            "resumes": resumes,
         }
         self.ready: dict[str, Any] = {}
         self.ended: dict[str, Any] | None = None
@@ -154,10 +162,12 @@ async def stream_wave(
     report = Report(np.zeros(len(wave), np.float32))
     done = 0
     failures = 0
+    session = None
     while True:
         before = done
         try:
-            async with Connection(url, sample_rate, token, voice) as call:
+            async with Connection(url, sample_rate, token, voice, session) as call:
+                session = call.ready["session"]
                 report.algorithmic_latency_ms = call.ready["latency_ms"]
                 async for received in _exchange(call, wave[done:], sample_rate, realtime, report):
                     report.wave[done : done + len(received)] = received

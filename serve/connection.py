@@ -24,7 +24,7 @@ async def serve_connection(socket: WebSocket, service: Service) -> None:
     try:
         start = await _receive_start(socket, service)
         name, limit = service.authorise(start.token)
-        async with service.admitted(name, limit) as session_id:
+        async with service.admitted(name, limit, start.resumes) as session_id:
             await _serve_session(socket, service, start, session_id)
     except Refusal as refusal:
         await _refuse(socket, refusal)

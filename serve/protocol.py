@@ -55,6 +55,7 @@ class Start(_Message):
     sample_rate: Annotated[int, Field(ge=MINIMUM_RATE, le=MAXIMUM_RATE)]
     encoding: Literal["pcm16", "float32"] = "pcm16"
     voice: Voice = RandomVoice()
+    resumes: Annotated[str | None, Field(pattern=r"^[0-9a-f]{16}$")] = None  # the id of the lost session it replaces
 
 
 class Ask(_Message):

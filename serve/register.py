@@ -10,7 +10,7 @@ from collections.abc import Callable
 from prometheus_client import Metric
 
 REPORT_EVERY = 1.0  # seconds
-LAPSES_AFTER = 5.0  # seconds without a report
+LAPSES_AFTER = 4.0  # seconds without a report
 
 
 class Register:
@@ -22,10 +22,16 @@ class Register:
         self.held: dict[str, dict[str, str]] = {}  # replica -> session -> token name
         self.metrics: dict[str, list[Metric]] = {}
 
-    def admit(self, replica: str, session: str, token: str, limit: int) -> bool:
-        """Return whether `session` may open: whether the token has fewer than `limit` sessions anywhere."""
+    def admit(self, replica: str, session: str, token: str, limit: int, resumes: str | None = None) -> bool:
+        """Return whether `session` may open: whether the token has fewer than `limit` sessions anywhere.
+
+        A session that it `resumes` counts no more: its replica may be dead without the register knowing yet.
+        """
         self._forget_the_dead()
         self.seen[replica] = self.clock()
+        for sessions in self.held.values():
+            if resumes is not None and sessions.get(resumes) == token:
+                del sessions[resumes]
         count = sum(name == token for sessions in self.held.values() for name in sessions.values())
         if count >= limit:
             return False

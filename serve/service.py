@@ -28,7 +28,7 @@ from serve.tokens import ANYBODY, find_token
 class Registrar(Protocol):
     """The register as a replica reaches it: in the same process, or over Ray."""
 
-    async def admit(self, replica: str, session: str, token: str, limit: int) -> bool: ...
+    async def admit(self, replica: str, session: str, token: str, limit: int, resumes: str | None) -> bool: ...
 
     async def release(self, replica: str, session: str) -> None: ...
 
@@ -43,8 +43,8 @@ class LocalRegistrar:
     def __init__(self) -> None:
         self.register = Register()
 
-    async def admit(self, replica: str, session: str, token: str, limit: int) -> bool:
-        return self.register.admit(replica, session, token, limit)
+    async def admit(self, replica: str, session: str, token: str, limit: int, resumes: str | None) -> bool:
+        return self.register.admit(replica, session, token, limit, resumes)
 
     async def release(self, replica: str, session: str) -> None:
         self.register.release(replica, session)
@@ -89,10 +89,10 @@ class Service:
         return token.name, token.sessions
 
     @contextlib.asynccontextmanager
-    async def admitted(self, name: str, limit: int) -> AsyncIterator[str]:
+    async def admitted(self, name: str, limit: int, resumes: str | None = None) -> AsyncIterator[str]:
         """Hold one of the token's sessions and give its id; raises Refusal("too_many")."""
         session = secrets.token_hex(8)
-        if not await self.registrar.admit(self.replica, session, name, limit):
+        if not await self.registrar.admit(self.replica, session, name, limit, resumes):
             raise Refusal("too_many", f"the token has its {limit} sessions already")
         self.holders[session] = name
         try:

@@ -30,6 +30,7 @@ export class Call {
           sample_rate: this.sampleRate,
           encoding: "pcm16",
           voice: this.voice,
+          resumes: this.session ?? null,
         }),
       );
     this.socket.onmessage = ({ data }) => (typeof data === "string" ? this.control(JSON.parse(data)) : this.audio(data));
@@ -39,6 +40,7 @@ export class Call {
   control(message) {
     if (message.type === "ready") {
       this.ready = true;
+      this.session = message.session;
       this.failures = 0;
     }
     if (message.type === "ended") this.over = true;
