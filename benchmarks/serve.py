@@ -2,7 +2,8 @@
 
 `python -m benchmarks.serve` starts the service as `voxveil serve` does, opens N paced sessions over loopback for
 each N, and prints a line a N. `--soak 900` keeps N sessions for so many seconds while calls open and close, and
-prints memory, slots and starved sessions as it goes. `--url` measures a server that runs already, without its CPU and memory.
+prints memory, slots and starved sessions as it goes. `--url` measures a server that runs already, without its CPU
+and memory.
 
 Latency is sample in to sample out at the client: the time from the moment a sample is spoken (a microphone hands over
 20 ms at a time) to the arrival of the message with its anonymous counterpart, taken at the oldest sample of each

@@ -74,9 +74,6 @@ def _run(settings: dict[str, Any], host: str, port: int) -> None:
 
         logging.getLogger("ray").setLevel(logging.ERROR)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        stopped = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopped.set())
         with console.status("Starting…"):
             if os.environ.get("RAY_ADDRESS"):
                 ray.init(logging_level=logging.ERROR, log_to_driver=False)
@@ -93,10 +90,14 @@ def _run(settings: dict[str, Any], host: str, port: int) -> None:
             quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
             ray_serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
             ray_serve.run(build(settings), name="voxveil", route_prefix="/", logging_config=quiet)
+        stopped = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, which takes the signals for itself
+            signal.signal(number, lambda *_: stopped.set())
         name = f"[{host}]" if ":" in host else ("localhost" if host == "127.0.0.1" else host)
         console.print(f"Ready: open http://{name}:{port}/ or stream to ws://{name}:{port}/v1/stream", markup=False)
         stopped.wait()
         console.print("Draining…")
+        ray_serve.delete("voxveil")  # first the replicas, which end their calls; then what stands before them
         ray_serve.shutdown()
         ray.shutdown()
         console.print("Stopped.")
@@ -115,6 +116,8 @@ def prepare_environment(settings: dict[str, Any], folder: str) -> None:
         "RAY_BACKEND_LOG_LEVEL": "fatal",
         "RAY_worker_niceness": "0",  # Ray would let everything else on the machine go first
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a busy machine is slow to start it, and it must not be killed
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(session_seconds + 60),
