@@ -119,7 +119,8 @@ def prepare_environment(settings: dict[str, Any], folder: str) -> None:
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a busy machine is slow to start it, and it must not be killed
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        # Serve cuts all WebSockets after this time; by then the replica has ended its calls in good order.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(settings["drain_seconds"] + 2.0),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(session_seconds + 60),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(session_seconds + 60),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",

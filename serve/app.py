@@ -8,10 +8,10 @@ import contextlib
 import logging
 from typing import Any
 
-from fastapi import FastAPI
 from prometheus_client import Metric
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.config import ServeConfig, parse_config
 from serve.register import Register
@@ -20,6 +20,7 @@ from serve.web import build_web
 
 HEADROOM = 8  # requests beyond the slots that reach a replica, so that it can say "full" itself, and for files
 DRAIN_CHECK = 0.25  # seconds
+MESSAGES_AHEAD = 16
 
 logger = logging.getLogger("voxveil.serve")
 
@@ -59,8 +60,8 @@ class Replica:
         self.service = Service(parse_config(config), RemoteRegistrar(register), replica)
         self.watch = asyncio.get_event_loop().create_task(self._drain_when_stopped())
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_web(self.service)
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return bounded(build_web(self.service))
 
     async def _drain_when_stopped(self) -> None:
         """Let calls go on for `drain_seconds` once Serve has begun to stop this replica, then end them in good order.
@@ -72,6 +73,22 @@ class Replica:
         self.service.engine.draining = True
         await asyncio.sleep(self.service.config.drain_seconds)
         self.service.engine.drain()
+
+
+def bounded(web: ASGIApp) -> ASGIApp:
+    """Return the application with back-pressure.
+
+    Serve reads a connection ahead into a queue without end, so that a client never feels that the server has stopped
+    reading. With an end to the queue it does.
+    """
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        queue = getattr(receive, "queue", None)
+        if isinstance(queue, asyncio.Queue):
+            queue._maxsize = MESSAGES_AHEAD
+        await web(scope, receive, send)
+
+    return application
 
 
 def is_stopping() -> bool:

@@ -83,7 +83,7 @@ class ServeConfig(_Section):
     origins: tuple[str, ...] = ()
     limits: Limits = Limits()
     replicas: Replicas = Replicas()
-    drain_seconds: Annotated[float, Field(ge=0)] = 5.0
+    drain_seconds: Annotated[float, Field(ge=0)] = 2.0
 
     @field_validator("tokens")
     @classmethod

@@ -162,6 +162,23 @@ def test_a_token_is_counted_over_all_replicas(command: Command) -> None:
     asyncio.run(asyncio.wait_for(scene(), 60))
 
 
+def test_a_flood_is_held_back_at_its_source(command: Command) -> None:
+    async def scene() -> int:
+        async with Connection(command.url, 16_000, TOKEN) as call:
+            sent = 0
+            second = np.zeros(16_000, np.float32)
+            try:
+                async with asyncio.timeout(4.0):
+                    while True:
+                        await call.send(second)
+                        sent += 1
+            except TimeoutError:
+                return sent
+
+    # Four seconds are worked off at four times real time; socket buffers on the way hold some megabytes, 32 kB a second.
+    assert asyncio.run(asyncio.wait_for(scene(), 60)) < 600
+
+
 def test_a_stopped_server_gives_each_call_its_tail_and_says_why(command: Command) -> None:
     wave = speech_like(30.0)
 
