@@ -2,7 +2,8 @@
 
 Each 20 ms frame is split by linear prediction into an excitation and the resonances of a vocal tract; the angles of the
 complex poles are raised to the voice's McAdams coefficient, which shifts the formants, and the frame is put
-together again. It needs no weights and protects weakly: an attacker who knows the method undoes much of it, and the audits say so.
+together again. It needs no weights and protects weakly: an attacker who knows the method undoes much of it, and the
+audits say so.
 
 Source: Patino, Tomashenko, Todisco, Nautsch, Evans, "Speaker anonymisation using the McAdams coefficient",
 Interspeech 2021; the coefficient is drawn uniformly in [0.5, 0.9] as in the VoicePrivacy 2022 and 2024 baselines.

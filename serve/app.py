@@ -85,7 +85,7 @@ def bounded(web: ASGIApp) -> ASGIApp:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         queue = getattr(receive, "queue", None)
         if isinstance(queue, asyncio.Queue):
-            queue._maxsize = MESSAGES_AHEAD
+            queue._maxsize = MESSAGES_AHEAD  # type: ignore[attr-defined]
         await web(scope, receive, send)
 
     return application

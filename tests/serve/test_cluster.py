@@ -175,7 +175,7 @@ def test_a_flood_is_held_back_at_its_source(command: Command) -> None:
             except TimeoutError:
                 return sent
 
-    # Four seconds are worked off at four times real time; socket buffers on the way hold some megabytes, 32 kB a second.
+    # Four seconds at four times real time are worked off; sockets on the way hold megabytes, 32 kB a second of audio.
     assert asyncio.run(asyncio.wait_for(scene(), 60)) < 600
 
 
