@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from prometheus_client import Metric
 
 from models.anonymizer import Anonymizer
-from models.catalogue import load_anonymizer
+from models.catalogue import AnonymizerSpec, load_anonymizer
 from serve.config import ServeConfig
 from serve.engine import Engine
 from serve.files import Recording, UnusableFile, anonymize, decode
@@ -69,7 +69,7 @@ class Service:
         self.config = config
         self.replica = replica
         self.registrar = registrar or LocalRegistrar()
-        self.anonymizer = anonymizer or load_anonymizer(config.anonymizer, config.sample_rate)
+        self.anonymizer = anonymizer or load_anonymizer(AnonymizerSpec(config.anonymizer), config.sample_rate)
         self.meters = Meters(replica)
         self.engine = Engine(self.anonymizer, config.engine_settings(), self.meters)
         self.holders: dict[str, str] = {}  # session id -> token name
