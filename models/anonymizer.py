@@ -4,10 +4,13 @@ It knows nothing of files, of Ray or of who calls it: waves in, waves out. A voi
 with (a McAdams coefficient, a prompt with its style and timbre); callers draw one from a seed and hand it back.
 """
 
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor  # a name for the types alone: the command line reads this module and must answer at once
 
 VoiceT = TypeVar("VoiceT")
 

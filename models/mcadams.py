@@ -56,6 +56,21 @@ class McAdams:
         """Open a live stream; its latency is one window."""
         return McAdamsStream(voice.coefficient, self.sample_rate, self.hop)
 
+    def push_many(self, streams: Sequence["McAdamsStream"], chunks: Sequence[Tensor]) -> list[Tensor]:
+        """Push one chunk [n] into each stream and return what each gives back, as its own `push` would.
+
+        The frames of all streams are shifted in one call: what numpy costs a call is paid once, not once a stream.
+        No stream may appear twice.
+        """
+        framed = [stream.take(chunk) for stream, chunk in zip(streams, chunks, strict=True)]
+        counts = [len(frames) for frames in framed]
+        if sum(counts) == 0:
+            return [torch.zeros(0) for _ in streams]
+        coefficients = np.repeat([stream.coefficient for stream in streams], counts)
+        shifted = shift_formants(np.concatenate(framed), coefficients)
+        parts = np.split(shifted, np.cumsum(counts)[:-1])
+        return [stream.give(frames) for stream, frames in zip(streams, parts, strict=True)]
+
 
 class McAdamsStream:
     """Overlap-add over half-overlapping frames; offline is one push of everything.
@@ -79,10 +94,8 @@ class McAdamsStream:
 
     def push(self, samples: Tensor) -> Tensor:
         """Take samples [n] of any length and return the samples [m] that no later frame will touch."""
-        if self.closed:
-            raise ValueError("the stream is closed: open a new one for more audio")
-        self.taken += len(samples)
-        return self._advance(samples.detach().cpu().numpy().astype(np.float64))
+        frames = self.take(samples)
+        return self.give(shift_formants(frames, self.coefficient) if len(frames) else frames)
 
     def finish(self) -> Tensor:
         """Return what is still to come, so that as many samples came out as went in, and close the stream."""
@@ -90,21 +103,28 @@ class McAdamsStream:
             raise ValueError("the stream is closed already")
         owed = self.taken - max(self.given, 0)
         padding = -len(self.waiting) % self.hop + 2 * self.hop
-        tail = self._advance(np.zeros(padding))
+        tail = self.push(torch.zeros(padding))
         self.closed = True
         return tail[:owed]
 
-    def _advance(self, samples: np.ndarray) -> Tensor:
-        self.waiting = np.concatenate([self.waiting, samples])
+    def take(self, samples: Tensor) -> np.ndarray:
+        """Take samples [n] and return the windowed frames (frames, window) that they complete, for `give` to add up."""
+        if self.closed:
+            raise ValueError("the stream is closed: open a new one for more audio")
+        self.taken += len(samples)
+        self.waiting = np.concatenate([self.waiting, samples.detach().cpu().numpy().astype(np.float64)])
         count = len(self.waiting) // self.hop
-        if count == 0:
-            return torch.zeros(0)
         hops = np.concatenate([self.last_hop, self.waiting[: count * self.hop]]).reshape(count + 1, self.hop)
         self.waiting = self.waiting[count * self.hop :]
         self.last_hop = hops[-1]
-        frames = np.concatenate([hops[:-1], hops[1:]], axis=1) * self.taper  # (frames, window)
-        frames = shift_formants(frames, self.coefficient) * self.taper
-        halves = frames.reshape(count, 2, self.hop)
+        return np.concatenate([hops[:-1], hops[1:]], axis=1) * self.taper
+
+    def give(self, frames: np.ndarray) -> Tensor:
+        """Overlap-add the shifted frames (frames, window) and return the samples [m] that are done."""
+        count = len(frames)
+        if count == 0:
+            return torch.zeros(0)
+        halves = (frames * self.taper).reshape(count, 2, self.hop)
         halves[1:, 0] += halves[:-1, 1]
         halves[0, 0] += self.overlap
         self.overlap = halves[-1, 1].copy()
@@ -114,13 +134,17 @@ class McAdamsStream:
         return torch.from_numpy(output[skip:].astype(np.float32))
 
 
-def shift_formants(frames: np.ndarray, coefficient: float) -> np.ndarray:
-    """Return windowed frames (frames, window) with the angles of their LPC poles raised to `coefficient`."""
+def shift_formants(frames: np.ndarray, coefficient: float | np.ndarray) -> np.ndarray:
+    """Return windowed frames (frames, window) with the angles of their LPC poles raised to `coefficient`.
+
+    One coefficient for all frames, or one a frame (frames,).
+    """
     predictor = linear_prediction(frames, LPC_ORDER)  # (frames, order + 1)
     poles = polynomial_roots(predictor)  # (frames, order)
     angle = np.angle(poles)
     # Raising an angle in (0, pi) to a power keeps conjugate pairs conjugate when the sign is kept apart.
-    moved = np.where(np.abs(poles.imag) > 1e-12, np.sign(angle) * np.abs(angle) ** coefficient, angle)
+    power = np.reshape(coefficient, (-1, 1))
+    moved = np.where(np.abs(poles.imag) > 1e-12, np.sign(angle) * np.abs(angle) ** power, angle)
     shifted = polynomial_from_roots(np.abs(poles) * np.exp(1j * moved))
     output = np.empty_like(frames)
     for index, frame in enumerate(frames):  # the filters differ from frame to frame; scipy runs each in C

@@ -18,6 +18,8 @@ from pipelines.fetch import fetch
 from pipelines.model import model_app
 from pipelines.options import takes_job
 from pipelines.prepare.cli import prepare_app
+from pipelines.serve import serve
+from pipelines.stream import stream
 from pipelines.voices import voices_app
 
 app = typer.Typer(
@@ -35,6 +37,8 @@ for part, name in (
 ):
     app.add_typer(part, name=name)
 app.command(epilog="Example: `voxveil fetch --profile standard`")(fetch)
+app.command(epilog="Example: `voxveil serve --port 8000 --anonymizer mcadams`")(serve)
+app.command(epilog="Example: `voxveil stream call.wav anonymous.wav --url ws://127.0.0.1:8000/v1/stream`")(stream)
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def attack(
     if semi_informed is not None:
         try:
             if semi_informed == "folds":
-                speaker_of = dict(zip(views.utt_ids, views.speakers, strict=True))
+                speaker_of = dict(zip(views.utt_ids, speakers.tolist(), strict=True))
                 everybody = np.array([speaker_of[utt_id] for utt_id in own])
                 whole = np.stack(list(own.values()))
                 trained = attack_in_folds(whole, everybody, informed, informed_of, after, tried, seed)

@@ -6,6 +6,7 @@ for each pair of folds there is a back-end of all the others.
 """
 
 import hashlib
+from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
@@ -55,7 +56,7 @@ def attack_in_folds(
     """
     fold_of = deal_folds(np.concatenate([own_by, known_by, tried_by]), seed)
     own_fold, known_fold, tried_fold = (
-        np.array([fold_of[name] for name in names]) for names in (own_by, known_by, tried_by)
+        np.array([fold_of[name] for name in names.tolist()]) for names in (own_by, known_by, tried_by)
     )
     names = np.unique(known_by)
     scores = np.empty((names.size, tried_by.size))
@@ -79,9 +80,9 @@ def attack_in_folds(
     return SemiInformed(matrix_trials(scores, names, tried_by), training_validity(fewest), note)
 
 
-def deal_folds(speakers: NDArray, seed: int) -> dict[str, int]:
-    """Deal the distinct speakers into folds of nearly equal size, in the order of a hash of their name and `seed`."""
+def deal_folds(speakers: NDArray, seed: int) -> dict[Hashable, int]:
+    """Deal the distinct speakers (names or codes) into folds of nearly equal size, ordered by a hash with `seed`."""
     key = hashlib.sha256(str(seed).encode()).digest()
-    names = sorted(set(speakers.tolist()), key=lambda name: hashlib.blake2b(name.encode(), key=key).digest())
+    names = sorted(set(speakers.tolist()), key=lambda name: hashlib.blake2b(str(name).encode(), key=key).digest())
     folds = FOLDS_OF_MANY if len(names) >= MANY_SPEAKERS else FOLDS
     return {name: number % folds for number, name in enumerate(names)}

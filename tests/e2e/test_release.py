@@ -152,6 +152,16 @@ def test_the_released_table_reads_as_the_contract_says(released: Released) -> No
         assert np.abs(samples).max() > 0.01
 
 
+def test_the_released_folder_loads_as_a_hugging_face_dataset(released: Released, tmp_path: Path) -> None:
+    import datasets
+
+    files = [str(path) for path in released.data.glob("*.parquet")]
+    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
+    assert len(loaded) == len(released.good)
+    assert isinstance(loaded.features["audio"], datasets.Audio)
+    assert loaded.features["audio"].sampling_rate == 16_000
+
+
 def test_nothing_of_the_source_is_in_the_released_files(released: Released) -> None:
     sources = [row["utt_id"] for row in released.good] + [row["speaker_id"] for row in released.good]
     for path in released.data.iterdir():

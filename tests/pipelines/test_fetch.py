@@ -74,7 +74,7 @@ def test_weights_that_are_not_what_they_should_be_are_refused(tmp_path: Path, mo
     weights.write_bytes(b"other weights")
     uri = f"file:{weights}"
     expected = hashlib.sha256(b"weights").hexdigest()
-    monkeypatch.setattr(registry, "KNOWN", {uri: registry.Known("MIT", {"model.ckpt": expected})})
+    monkeypatch.setattr(registry, "KNOWN", {uri: registry.Known("MIT", "a test", {"model.ckpt": expected})})
     result = CliRunner().invoke(app_of(), [uri])
     assert result.exit_code == 2
     assert "model.ckpt has SHA-256" in result.stderr

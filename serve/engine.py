@@ -1,0 +1,192 @@
+"""The engine: all sessions of a replica, stepped in one batch at the frame rate.
+
+Sessions hold slots. At each tick the engine takes from every session what has come since, at most a few frames, hands
+all of it to the model in one call in a worker thread, and gives each session its own output. A session that has nothing
+waits for the next tick and delays nobody; one that has too much is worked off a few frames a tick, so that it delays
+nobody either. The engine knows nothing of sockets or of Ray.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.anonymizer import Anonymizer, AnonymizerStream
+from serve.meters import Meters
+from serve.protocol import Refusal
+from serve.session import Session, SignalPath
+
+Wave = NDArray[np.float32]
+
+logger = logging.getLogger("voxveil.serve")
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How a replica steps.
+
+    `tick` (seconds) is the time between two steps; `catch_up` how many ticks' audio a step takes from one session at
+    most; `window` (seconds) how much of a session's audio may wait before the server stops reading from it, and
+    `patience` (seconds) how long a client may leave it so.
+    """
+
+    slots: int = 32
+    tick: float = 0.04
+    catch_up: int = 4
+    window: float = 2.0
+    patience: float = 10.0
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What one session brings to a step."""
+
+    session: Session
+    samples: Wave
+    last: bool
+
+
+class Engine:
+    """Opens sessions and steps them; `run` is its heart and returns when cancelled."""
+
+    def __init__(
+        self,
+        anonymizer: Anonymizer[Any],
+        settings: EngineSettings,
+        meters: Meters | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.anonymizer = anonymizer
+        self.settings = settings
+        self.meters = meters or Meters()
+        self.clock = clock
+        self.sessions: dict[int, Session] = {}
+        self.free = list(range(settings.slots))[::-1]
+        self.draining = False
+        self.meters.slots.set(settings.slots)
+        self._awake = asyncio.Event()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine")
+
+    def open(self, voice: Any, seed: int, sample_rate: int) -> Session:
+        """Open a session that speaks with `voice`; raises Refusal("full") or Refusal("shutting_down")."""
+        if self.draining:
+            raise Refusal("shutting_down", "this replica is going away")
+        if not self.free:
+            raise Refusal("full", f"all {self.settings.slots} slots of this replica are taken")
+        stream = self.anonymizer.open_stream(voice, seed)
+        path = SignalPath(stream, sample_rate, self.anonymizer.sample_rate)
+        settings = self.settings
+        session = Session(self.free.pop(), path, sample_rate, settings.window, settings.patience, self.clock)
+        self.sessions[session.slot] = session
+        self.meters.opened.inc()
+        self.meters.sessions.set(len(self.sessions))
+        self._awake.set()
+        return session
+
+    def close(self, session: Session, how: str) -> None:
+        """Give the session's slot back; `how` it ended goes into the figures. Closing twice does nothing."""
+        if session.closed:
+            return
+        session.closed = True
+        del self.sessions[session.slot]
+        self.free.append(session.slot)
+        self.meters.closed.labels(how).inc()
+        self.meters.sessions.set(len(self.sessions))
+
+    def drain(self) -> None:
+        """Take no more sessions, and end those that there are: each gets its tail, then the reason."""
+        self.draining = True
+        for session in self.sessions.values():
+            session.retire(Refusal("shutting_down", "this replica is going away; connect again to go on"))
+
+    def algorithmic_latency(self, session: Session) -> float:
+        """Return the seconds by which output lags input on an infinitely fast machine."""
+        return self.settings.tick + session.path.delay
+
+    async def run(self) -> None:
+        """Step at the frame rate until cancelled; sleeps while there are no sessions."""
+        loop = asyncio.get_running_loop()
+        due = self.clock()
+        while True:
+            if not self.sessions:
+                self._awake.clear()
+                await self._awake.wait()
+                due = self.clock()
+            due += self.settings.tick
+            await asyncio.sleep(max(0.0, due - self.clock()))
+            portions = self.collect()
+            if portions:
+                started = self.clock()
+                try:
+                    outputs = await loop.run_in_executor(self._worker, self.compute, portions)
+                except Exception as fault:
+                    # The kind alone: a message could quote samples.
+                    logger.error("a step failed with %s; its %d sessions end", type(fault).__name__, len(portions))
+                    for portion in portions:
+                        portion.session.fail(Refusal("internal", "the model failed"))
+                    continue
+                self.deliver(portions, outputs)
+                self.meters.step.observe(self.clock() - started)
+            if self.clock() > due + self.settings.tick:
+                self.meters.misses.inc()
+                for portion in portions:
+                    portion.session.late_steps += 1
+                due = self.clock() - self.settings.tick  # the lost time is lost: catching up is the sessions' business
+
+    def collect(self) -> list[Portion]:
+        """Take what each session has for this step; sessions whose clients do not read are left out."""
+        portions = []
+        now = self.clock()
+        for session in self.sessions.values():
+            if session.finished or session.refusal is not None:
+                continue
+            if session.unread > session.window:
+                session.blocked_since = session.blocked_since or now
+                if now - session.blocked_since > self.settings.patience:
+                    session.fail(Refusal("too_slow", "the client does not read its audio"))
+                continue
+            session.blocked_since = None
+            most = int(self.settings.catch_up * self.settings.tick * session.sample_rate)
+            samples, last = session.take(most)
+            if len(samples) or last:
+                portions.append(Portion(session, samples, last))
+        return portions
+
+    def compute(self, portions: Sequence[Portion]) -> list[Wave]:
+        """Return each portion's output; this is what runs in the worker thread."""
+        chunks = [portion.session.path.enter(portion.samples, portion.last) for portion in portions]
+        streams = [portion.session.path.stream for portion in portions]
+        with torch.inference_mode():
+            outputs = push_many(self.anonymizer, streams, chunks)
+            return [
+                portion.session.path.leave(output, portion.last)
+                for portion, output in zip(portions, outputs, strict=True)
+            ]
+
+    def deliver(self, portions: Sequence[Portion], outputs: Sequence[Wave]) -> None:
+        """Hand each session its own output."""
+        for portion, output in zip(portions, outputs, strict=True):
+            self.meters.audio.inc(len(output) / portion.session.sample_rate)
+            for latency in portion.session.give(output, portion.last):
+                self.meters.latency.observe(latency)
+
+    def stop(self) -> None:
+        """Let the worker thread go."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+
+def push_many(
+    anonymizer: Anonymizer[Any], streams: Sequence[AnonymizerStream], chunks: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Push a chunk into each stream, in one batch where the anonymizer knows how."""
+    batched = getattr(anonymizer, "push_many", None)
+    if batched is not None:
+        return list(batched(streams, chunks))
+    return [stream.push(chunk) for stream, chunk in zip(streams, chunks, strict=True)]

@@ -1,0 +1,61 @@
+"""The register: one small actor that knows what all replicas do, so that a token's limit holds across them.
+
+Replicas report every second; what a dead replica held lapses with its last report. It also gathers the replicas'
+figures, so that one scrape sees them all. It never sees audio or tokens, only their names.
+"""
+
+import time
+from collections.abc import Callable
+
+from prometheus_client import Metric
+
+REPORT_EVERY = 1.0  # seconds
+LAPSES_AFTER = 4.0  # seconds without a report
+
+
+class Register:
+    """Counts sessions by token name over all replicas. Plain Python: the application makes an actor of it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.seen: dict[str, float] = {}
+        self.held: dict[str, dict[str, str]] = {}  # replica -> session -> token name
+        self.metrics: dict[str, list[Metric]] = {}
+
+    def admit(self, replica: str, session: str, token: str, limit: int, resumes: str | None = None) -> bool:
+        """Return whether `session` may open: whether the token has fewer than `limit` sessions anywhere.
+
+        A session that it `resumes` counts no more: its replica may be dead without the register knowing yet.
+        """
+        self._forget_the_dead()
+        self.seen[replica] = self.clock()
+        for sessions in self.held.values():
+            if resumes is not None and sessions.get(resumes) == token:
+                del sessions[resumes]
+        count = sum(name == token for sessions in self.held.values() for name in sessions.values())
+        if count >= limit:
+            return False
+        self.held.setdefault(replica, {})[session] = token
+        return True
+
+    def release(self, replica: str, session: str) -> None:
+        """Forget a session that has ended."""
+        self.held.get(replica, {}).pop(session, None)
+
+    def report(self, replica: str, sessions: dict[str, str], metrics: list[Metric]) -> None:
+        """Take a replica's word for what it holds; a register that was restarted knows all again within a second."""
+        self.seen[replica] = self.clock()
+        self.held[replica] = dict(sessions)
+        self.metrics[replica] = metrics
+
+    def reports(self) -> dict[str, list[Metric]]:
+        """Return the metrics of the replicas that are alive."""
+        self._forget_the_dead()
+        return dict(self.metrics)
+
+    def _forget_the_dead(self) -> None:
+        now = self.clock()
+        for replica in [name for name, seen in self.seen.items() if now - seen > LAPSES_AFTER]:
+            del self.seen[replica]
+            self.held.pop(replica, None)
+            self.metrics.pop(replica, None)

@@ -1,0 +1,216 @@
+"""`voxveil serve` as a user runs it, with two replicas on Ray Serve: killed, counted across, and stopped."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from live_server import speech_like
+
+from serve.client import Connection, Refused, Report, stream_wave
+from serve.tokens import new_token
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+TOKEN, DIGEST = new_token()
+
+
+class Command:
+    """`voxveil serve` running as a child."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        config = {
+            "slots": 8,
+            "replicas": {"minimum": 2, "maximum": 2},
+            "tokens": [{"name": "tests", "sha256": DIGEST, "sessions": 6}],
+            "drain_seconds": 0.5,
+        }
+        (folder / "serve.yaml").write_text(yaml.safe_dump(config))
+        command = "import typer; from pipelines.serve import serve; typer.run(serve)"
+        self.log = folder / "serve.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", command, "--config", str(folder / "serve.yaml"), "--port", str(self.port)],
+                stderr=log,
+                stdout=log,
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 150
+        while "Ready" not in self.log.read_text():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, "not ready in time"
+            time.sleep(0.2)
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/v1/stream"
+
+    def sessions(self) -> dict[str, int]:
+        """Sessions by replica, as Prometheus would see them."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        return {
+            name: int(float(count)) for name, count in re.findall(r'voxveil_sessions\{replica="(\w+)"\} (\S+)', text)
+        }
+
+    def replicas(self) -> list[int]:
+        """The process ids of the replicas among this command's descendants."""
+        parents = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+
+        def ours(process: int) -> bool:
+            while process in parents:
+                process = parents[process]
+                if process == self.process.pid:
+                    return True
+            return False
+
+        def name(process: int) -> str:
+            try:
+                return Path(f"/proc/{process}/cmdline").read_text()
+            except OSError:
+                return ""
+
+        return [process for process in parents if "ServeReplica:voxveil:Replica" in name(process) and ours(process)]
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    command = Command(tmp_path_factory.mktemp("serve"))
+    yield command
+    if command.process.poll() is None:
+        command.process.send_signal(signal.SIGTERM)
+        try:
+            command.process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(command.process.pid, signal.SIGKILL)
+
+
+def test_a_killed_replica_costs_its_calls_a_reconnection_and_the_others_nothing(command: Command) -> None:
+    wave = speech_like(9.0)
+    said: list[str] = []
+    outages: list[float] = []
+
+    async def call() -> Report:
+        def say(line: str) -> None:
+            said.append(line)
+            outages.append(time.monotonic() - killed_at)
+
+        voice = {"kind": "seed", "seed": 3}
+        return await stream_wave(wave, 16_000, command.url, TOKEN, voice, realtime=True, say=say)
+
+    async def scene() -> list[Report]:
+        nonlocal killed_at
+        calls = [asyncio.create_task(call()) for _ in range(6)]
+        await asyncio.sleep(3.0)
+        held = await asyncio.to_thread(command.sessions)
+        assert sum(held.values()) == 6
+        assert all(held.values()), f"one replica has all calls: {held}"
+        killed_at = time.monotonic()
+        os.kill(command.replicas()[0], signal.SIGKILL)
+        return await asyncio.gather(*calls)
+
+    killed_at = 0.0
+    reports = asyncio.run(asyncio.wait_for(scene(), 60))
+    interrupted = [report for report in reports if report.attempts > 1]
+    untouched = [report for report in reports if report.attempts == 1]
+    assert interrupted
+    assert untouched
+    assert min(outages) >= 0
+    assert min(outages) < 2.0, f"the first client knew after {min(outages):.1f} s"
+    assert all("connection broke" in line or "full" in line or "HTTP" in line for line in said), said
+    for report in reports:
+        assert len(report.wave) == len(wave)
+        assert np.sqrt(np.square(report.wave[-32_000:]).mean()) > 0.01, "the call did not go on after the kill"
+
+
+def test_a_token_is_counted_over_all_replicas(command: Command) -> None:
+    async def scene() -> None:
+        calls = [Connection(command.url, 16_000, TOKEN) for _ in range(6)]
+        for call in calls:
+            await call.__aenter__()
+        with pytest.raises(Refused) as refused:
+            await Connection(command.url, 16_000, TOKEN).__aenter__()
+        assert refused.value.code == "too_many"
+        for call in calls:
+            await call.close()
+
+    deadline = time.monotonic() + 60
+    while len(command.replicas()) < 2 and time.monotonic() < deadline:  # the killed one is replaced
+        time.sleep(0.2)
+    time.sleep(6)  # what a dead replica held lapses within four seconds
+    asyncio.run(asyncio.wait_for(scene(), 60))
+
+
+def test_a_flood_is_held_back_at_its_source(command: Command) -> None:
+    async def scene() -> int:
+        async with Connection(command.url, 16_000, TOKEN) as call:
+            sent = 0
+            second = np.zeros(16_000, np.float32)
+            try:
+                async with asyncio.timeout(4.0):
+                    while True:
+                        await call.send(second)
+                        sent += 1
+            except TimeoutError:
+                return sent
+
+    # Four seconds at four times real time are worked off; sockets on the way hold megabytes, 32 kB a second of audio.
+    assert asyncio.run(asyncio.wait_for(scene(), 60)) < 600
+
+
+def test_a_stopped_server_gives_each_call_its_tail_and_says_why(command: Command) -> None:
+    wave = speech_like(30.0)
+
+    async def scene() -> tuple[str, int, int]:
+        async with Connection(command.url, 16_000, TOKEN) as call:
+            sent = received = 0
+
+            async def send() -> None:
+                nonlocal sent
+                while True:
+                    await call.send(wave[sent : sent + 320])
+                    sent += 320
+                    await asyncio.sleep(0.02)
+
+            sender = asyncio.create_task(send())
+            try:
+                while True:
+                    part = await call.receive()
+                    received += len(part)
+                    if received > 16_000 and command.process.poll() is None and not stopped:
+                        stopped.append(time.monotonic())
+                        command.process.send_signal(signal.SIGTERM)
+            except Refused as farewell:
+                return farewell.code, sent, received
+            finally:
+                sender.cancel()
+
+    stopped: list[float] = []
+    code, sent, received = asyncio.run(asyncio.wait_for(scene(), 60))
+    assert code == "shutting_down"
+    assert sent - received < 0.5 * 16_000, "more than half a second of the call was lost"
+    assert command.process.wait(60) == 0
+    log = command.log.read_text()
+    assert "Stopped." in log
+    assert TOKEN not in log

@@ -1,0 +1,98 @@
+"""The configuration: checked once, refused with the field's name; and the commands that read it."""
+
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from pipelines.serve import serve
+from pipelines.stream import stream
+from serve.config import ConfigError, ServeConfig, parse_config, read_config
+from serve.tokens import hash_token
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(function: object, *arguments: str) -> tuple[int, str]:
+    app = typer.Typer()
+    app.command()(function)  # type: ignore[arg-type]
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ({"slotz": 3}, "slotz"),
+        ({"slots": 0}, "slots"),
+        ({"tokens": [{"name": "a", "sha256": "short"}]}, "tokens.0.sha256"),
+        ({"tokens": [{"name": "a", "sha256": "0" * 64}] * 2}, "tokens"),
+        ({"replicas": {"minimum": 3, "maximum": 2}}, "replicas"),
+        ({"limits": {"message_bytes": -1}}, "limits.message_bytes"),
+        ([], "the file"),
+    ],
+)
+def test_a_wrong_field_is_named(content: object, place: str) -> None:
+    with pytest.raises(ConfigError) as wrong:
+        parse_config(content, "serve.yaml")
+    assert str(wrong.value).startswith(f"serve.yaml: {place}: ")
+
+
+def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
+    (tmp_path / "serve.yaml").write_text("")
+    assert read_config(tmp_path / "serve.yaml") == ServeConfig()
+
+
+def test_the_cluster_file_names_the_application_and_holds_a_valid_configuration() -> None:
+    content = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text())
+    (application,) = content["applications"]
+    assert application["import_path"] == "serve.app:build"
+    assert parse_config(application["args"]).replicas.maximum > 1
+
+
+def test_a_new_token_comes_with_its_hash() -> None:
+    code, output = command(serve, "--new-token")
+    words = output.split()
+    assert code == 0
+    assert hash_token(words[words.index("token") + 1]) == words[words.index("sha256") + 1]
+
+
+def test_a_server_that_anybody_reaches_needs_tokens() -> None:
+    code, output = command(serve, "--host", "0.0.0.0")
+    assert code == 2
+    assert "--new-token" in output
+
+
+def test_an_unknown_anonymizer_is_refused_before_anything_starts() -> None:
+    assert command(serve, "--anonymizer", "nonesuch")[0] == 2
+
+
+def test_a_client_that_finds_no_server_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import soundfile
+    from live_server import tone
+
+    import serve.client
+
+    monkeypatch.setattr(serve.client, "LONGEST_PAUSE", 0.01)
+    soundfile.write(tmp_path / "in.wav", tone(300, 0.1), 16_000)
+    url = "ws://127.0.0.1:9/v1/stream"
+    code, output = command(stream, str(tmp_path / "in.wav"), str(tmp_path / "out.wav"), "--url", url)
+    assert code == 1
+    assert "connecting again" in output
+    assert not (tmp_path / "out.wav").exists()
+
+
+def test_the_client_writes_what_came_back_and_prints_the_latency(tmp_path: Path) -> None:
+    import soundfile
+    from live_server import live_server, tone
+
+    soundfile.write(tmp_path / "in.wav", tone(300, 1.0), 16_000)
+    with live_server() as server:
+        code, output = command(
+            stream, str(tmp_path / "in.wav"), str(tmp_path / "out.wav"), "--url", server.stream, "--realtime"
+        )
+    assert code == 0
+    assert "p99" in output
+    assert soundfile.info(tmp_path / "out.wav").frames == 16_000

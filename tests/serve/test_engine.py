@@ -1,0 +1,277 @@
+"""The engine without sockets or Ray, stepped by hand or run under a clock that the test owns."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from live_server import speech_like, tone
+
+from models.identity import Identity
+from models.mcadams import McAdams
+from serve.engine import Engine, EngineSettings, push_many
+from serve.protocol import Refusal
+from serve.session import Session
+
+RATE = 16_000
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(coroutine, 60))
+
+
+def step(engine: Engine) -> None:
+    portions = engine.collect()
+    if portions:
+        engine.deliver(portions, engine.compute(portions))
+
+
+def new_engine(slots: int = 4, anonymizer: Any = None, clock: Any = None, **settings: Any) -> Engine:
+    clocked = {"clock": clock} if clock else {}
+    return Engine(anonymizer or McAdams(), EngineSettings(slots, **settings), **clocked)
+
+
+def open_session(engine: Engine, seed: int = 0, rate: int = RATE) -> Session:
+    return engine.open(engine.anonymizer.draw_voice(seed), seed, rate)
+
+
+async def pass_through(engine: Engine, session: Session, wave: np.ndarray, chunk: int) -> np.ndarray:
+    for start in range(0, len(wave), chunk):
+        await session.feed(wave[start : start + chunk])
+        step(engine)
+    session.end()
+    outputs = []
+    while not session.finished:
+        step(engine)
+    while (wave := await session.read()) is not None:
+        outputs.append(wave)
+    return np.concatenate(outputs) if outputs else np.zeros(0, np.float32)
+
+
+@pytest.mark.parametrize("chunk", [37, 320, 5_000])
+def test_live_equals_offline(chunk: int) -> None:
+    wave = speech_like(1.5)
+    engine = new_engine()
+    live = run(pass_through(engine, open_session(engine, 5), wave, chunk))
+    offline = engine.anonymizer.anonymize([torch.from_numpy(wave)], [engine.anonymizer.draw_voice(5)])[0].numpy()
+    np.testing.assert_allclose(live, offline, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
+def test_as_many_samples_come_out_as_went_in_at_any_rate(rate: int) -> None:
+    wave = tone(300, 0.777, rate)
+    engine = new_engine()
+    assert len(run(pass_through(engine, open_session(engine, 1, rate), wave, 441))) == len(wave)
+
+
+def test_a_call_without_audio_ends_in_good_order() -> None:
+    engine = new_engine()
+    assert len(run(pass_through(engine, open_session(engine), np.zeros(0, np.float32), 1))) == 0
+
+
+def test_a_full_engine_refuses_and_a_closed_session_makes_room() -> None:
+    async def scene() -> None:
+        engine = new_engine(slots=2)
+        first, _ = open_session(engine), open_session(engine)
+        with pytest.raises(Refusal) as refused:
+            open_session(engine)
+        assert refused.value.code == "full"
+        engine.close(first, "left")
+        engine.close(first, "left")  # twice does nothing
+        assert open_session(engine).slot == first.slot
+        assert len(engine.free) == 0
+
+    run(scene())
+
+
+def test_who_has_nothing_delays_nobody() -> None:
+    async def scene() -> None:
+        engine = new_engine()
+        silent, talking = open_session(engine), open_session(engine)
+        await talking.feed(tone(200, 0.04))
+        step(engine)
+        assert talking.samples_out > 0
+        assert silent.samples_out == 0
+
+    run(scene())
+
+
+def test_a_step_takes_a_few_frames_of_a_backlog_and_no_more() -> None:
+    async def scene() -> None:
+        engine = new_engine(tick=0.04, catch_up=3)
+        greedy = open_session(engine)
+        await greedy.feed(tone(200, 1.5))
+        step(engine)
+        assert greedy.waiting == 1.5 * RATE - 3 * 0.04 * RATE
+
+    run(scene())
+
+
+def test_who_sends_too_fast_waits_and_goes_on_when_there_is_room() -> None:
+    async def scene() -> None:
+        engine = new_engine(window=0.5, patience=5.0)
+        session = open_session(engine)
+        feeding = asyncio.create_task(session.feed(tone(200, 1.0)))
+        await asyncio.sleep(0.01)
+        assert not feeding.done()
+        while session.waiting > 0.5 * RATE:
+            step(engine)
+        await asyncio.sleep(0.01)
+        assert feeding.done()
+
+    run(scene())
+
+
+def test_who_keeps_sending_too_fast_is_told() -> None:
+    async def scene() -> None:
+        engine = new_engine(window=0.5, patience=0.05)
+        with pytest.raises(Refusal) as refused:
+            await open_session(engine).feed(tone(200, 1.0))
+        assert refused.value.code == "too_fast"
+
+    run(scene())
+
+
+def test_who_does_not_read_is_left_out_and_then_told() -> None:
+    async def scene() -> None:
+        clock = Clock()
+        engine = new_engine(clock=clock, window=0.1, patience=5.0)
+        session = open_session(engine)
+        for _ in range(5):
+            await session.feed(tone(200, 0.04))
+            step(engine)
+        assert session.unread <= 0.1 * RATE + 0.16 * RATE
+        clock.now += 6.0
+        step(engine)
+        await session.read()
+        with pytest.raises(Refusal) as refused:
+            await session.read()
+        assert refused.value.code == "too_slow"
+
+    run(scene())
+
+
+def test_latency_is_from_arrival_to_answer() -> None:
+    async def scene() -> None:
+        clock = Clock()
+        engine = new_engine(clock=clock, anonymizer=Identity())
+        session = open_session(engine)
+        await session.feed(tone(200, 0.02))
+        clock.now += 0.03
+        await session.feed(tone(200, 0.02))
+        clock.now += 0.01
+        step(engine)
+        assert list(session.latencies) == pytest.approx([0.04, 0.01])
+        assert session.statistics()["server_latency_ms"]["p50"] == pytest.approx(25.0)
+
+    run(scene())
+
+
+def test_a_draining_engine_gives_each_call_its_tail_and_then_the_reason() -> None:
+    async def scene() -> None:
+        engine = new_engine()
+        session = open_session(engine)
+        await session.feed(tone(200, 0.5))
+        engine.drain()
+        while not session.finished:
+            step(engine)
+        assert len(await session.read()) == 0.5 * RATE
+        with pytest.raises(Refusal) as told:
+            await session.read()
+        assert told.value.code == "shutting_down"
+        with pytest.raises(Refusal):
+            open_session(engine)
+
+    run(scene())
+
+
+def test_a_model_that_fails_ends_its_sessions_and_the_engine_goes_on() -> None:
+    class Moody(McAdams):
+        failing = False
+
+        def push_many(self, streams: Any, chunks: Any) -> Any:
+            if self.failing:
+                raise FloatingPointError("secret samples")
+            return super().push_many(streams, chunks)
+
+    async def scene() -> None:
+        engine = new_engine(anonymizer=Moody(), tick=0.01)
+        heart = asyncio.create_task(engine.run())
+        victim = open_session(engine)
+        engine.anonymizer.failing = True
+        await victim.feed(tone(200, 0.1))
+        with pytest.raises(Refusal) as refused:
+            await victim.read()
+        assert refused.value.code == "internal"
+        assert "secret" not in refused.value.message()
+        engine.close(victim, "internal")
+        engine.anonymizer.failing = False
+        survivor = open_session(engine)
+        await survivor.feed(tone(200, 0.1))
+        survivor.end()
+        assert await survivor.read() is not None
+        heart.cancel()
+
+    run(scene())
+
+
+def test_no_voice_is_ever_heard_in_another_call() -> None:
+    """Thousands of calls over four reused slots, each with a level of its own; silence must come out of silence."""
+
+    async def scene() -> int:
+        engine = new_engine(slots=4)
+        generator = np.random.default_rng(0)
+        live: list[tuple[Session, float]] = []
+        seen = 0
+        while seen < 3_000:
+            while len(live) < 4:
+                level = 0.0 if generator.random() < 0.5 else 0.5
+                live.append((open_session(engine, int(generator.integers(1 << 30))), level))
+            for session, level in live:
+                await session.feed(np.full(400, level, np.float32) * (-1.0) ** np.arange(400, dtype=np.float32))
+            step(engine)
+            for session, level in list(live):
+                if session.unread:
+                    peak = float(np.abs(await session.read()).max())
+                    assert (peak == 0.0) == (level == 0.0), "a session heard what was not its own"
+                if generator.random() < 0.7:  # many leave in the middle of a frame
+                    engine.close(session, "left")
+                    live.remove((session, level))
+                    seen += 1
+        return seen
+
+    assert run(scene()) >= 3_000
+
+
+def test_each_call_keeps_the_mark_that_it_was_given() -> None:
+    async def scene() -> None:
+        engine = new_engine(slots=16, anonymizer=Identity())
+        for _ in range(50):
+            sessions = [open_session(engine) for _ in range(16)]
+            for mark, session in enumerate(sessions):
+                await session.feed(np.full(320, (mark + 1) / 32, np.float32))
+            step(engine)
+            for mark, session in enumerate(sessions):
+                assert set((await session.read()).tolist()) == {(mark + 1) / 32}
+                engine.close(session, "left")
+
+    run(scene())
+
+
+def test_an_anonymizer_that_knows_no_batches_is_stepped_one_by_one() -> None:
+    anonymizer = Identity()
+    streams = [anonymizer.open_stream(None) for _ in range(2)]
+    outputs = push_many(anonymizer, streams, [torch.ones(3), torch.zeros(2)])
+    assert [output.tolist() for output in outputs] == [[1, 1, 1], [0, 0]]

@@ -1,0 +1,263 @@
+"""The HTTP part: files in and out, the page, health, metrics, and what a hostile upload gets."""
+
+import io
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
+from live_server import LiveServer, live_server, speech_like, tone
+
+from serve.files import FlacWriter, UnusableFile, decode, with_length
+from serve.tokens import new_token
+
+TOKEN, DIGEST = new_token()
+AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
+LIMITS = {"upload_seconds": 20.0, "upload_bytes": 2_000_000}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LiveServer]:
+    tokens = [{"name": "tests", "sha256": DIGEST}]
+    with live_server(tokens=tokens, limits=LIMITS, origins=["https://friend.example"]) as server:
+        yield server
+
+
+def call(
+    server: LiveServer, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, str], bytes]:
+    request = urllib.request.Request(server.http + path, body, AUTHORISED | (headers or {}))
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, dict(answer.headers), answer.read()
+    except urllib.error.HTTPError as refusal:
+        return refusal.code, dict(refusal.headers), refusal.read()
+
+
+def encoded(wave: np.ndarray, rate: int = 16_000, kind: str = "FLAC", subtype: str | None = None) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, wave, rate, subtype, format=kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("kind", "rate"), [("WAV", 16_000), ("FLAC", 44_100), ("OGG", 48_000), ("WAV", 8_000)])
+def test_a_file_comes_back_as_flac_of_the_same_length_and_rate(server: LiveServer, kind: str, rate: int) -> None:
+    wave = tone(300, 2.3, rate)
+    status, headers, body = call(server, "/v1/anonymize?voice=amber", encoded(wave, rate, kind))
+    assert status == 200
+    assert headers["content-type"] == "audio/flac"
+    returned, returned_rate = soundfile.read(io.BytesIO(body), dtype="float32")
+    assert returned_rate == rate
+    assert len(returned) == soundfile.info(io.BytesIO(encoded(wave, rate, kind))).frames
+    assert float(headers["voxveil-seconds"]) == pytest.approx(2.3, abs=0.01)
+
+
+def test_a_file_becomes_what_the_pipeline_makes_of_it(server: LiveServer) -> None:
+    wave = speech_like(3.0)
+    body = call(server, "/v1/anonymize?seed=9", encoded(wave, subtype="PCM_16", kind="WAV"))[2]
+    returned, _ = soundfile.read(io.BytesIO(body), dtype="float32")
+    pcm, _ = soundfile.read(io.BytesIO(encoded(wave, subtype="PCM_16", kind="WAV")), dtype="float32")
+    anonymizer = server.service.anonymizer
+    expected = anonymizer.anonymize([torch.from_numpy(pcm)], [anonymizer.draw_voice(9)])[0].numpy()
+    np.testing.assert_allclose(returned, expected, atol=1 / 32_768)
+
+
+def test_channels_are_averaged(server: LiveServer) -> None:
+    both = np.stack([tone(300, 1.0), -tone(300, 1.0)], axis=1)
+    body = call(server, "/v1/anonymize", encoded(both, kind="WAV"))[2]
+    assert np.abs(soundfile.read(io.BytesIO(body))[0]).max() < 1e-3
+
+
+def bomb() -> bytes:
+    """A FLAC file of a few kilobytes that unpacks to an hour of silence."""
+    return encoded(np.zeros(3_600 * 16_000, np.int16))
+
+
+def lying_flac() -> bytes:
+    """A FLAC file of a minute whose header promises a second."""
+    return with_length(encoded(np.zeros(60 * 16_000, np.int16)), 16_000)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 422, "unusable"),
+        (b"not a sound file", 422, "unusable"),
+        (encoded(tone(300, 1.0), kind="WAV")[:30], 422, "unusable"),
+        (encoded(np.zeros(0, np.float32), kind="WAV"), 422, "unusable"),
+        (encoded(tone(300, 1.0), kind="AIFF"), 415, "bad_format"),
+        (encoded(tone(300, 1.0), 4_000, kind="WAV"), 422, "unusable"),
+        (encoded(np.zeros((100, 9), np.float32), kind="WAV"), 422, "unusable"),
+        (encoded(np.full(100, np.nan, np.float32), kind="WAV", subtype="FLOAT"), 422, "unusable"),
+        (b"\0" * 2_000_001, 413, "too_big"),
+        (bomb(), 413, "too_big"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_with_a_reason(
+    server: LiveServer, body: bytes, status: int, code: str
+) -> None:
+    answer = call(server, "/v1/anonymize", body)
+    assert (answer[0], json.loads(answer[2])["code"]) == (status, code)
+
+
+def test_a_header_that_lies_about_its_length_does_not_help() -> None:
+    with pytest.raises(UnusableFile) as refused:
+        decode(with_length(encoded(np.zeros(60 * 16_000, np.int16)), 0), 20.0, 20.0)
+    assert refused.value.status in (413, 422)
+    assert len(decode(lying_flac(), 20.0, 20.0).wave) <= 20 * 16_000
+
+
+def test_decoding_has_a_time_limit() -> None:
+    ticks = iter(range(0, 1_000, 10))
+    with pytest.raises(UnusableFile) as refused:
+        decode(encoded(np.zeros(15 * 16_000, np.int16)), 20.0, 5.0, clock=lambda: next(ticks))
+    assert "decode" in str(refused.value)
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_no_damaged_file_breaks_the_decoder(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(["WAV", "FLAC", "OGG"]))
+    whole = bytearray(encoded(tone(300, 0.3), kind=kind))
+    for _ in range(data.draw(st.integers(1, 12))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    del whole[data.draw(st.integers(0, len(whole))) :]
+    recording, status = None, 0
+    try:
+        recording = decode(bytes(whole), 20.0, 20.0)
+    except UnusableFile as fault:
+        status = fault.status
+    if recording is None:
+        assert status in (413, 415, 422)
+    else:
+        assert np.isfinite(recording.wave).all()
+        assert 0 < len(recording.wave) <= 20.0 * recording.sample_rate
+
+
+def test_who_has_no_token_gets_401(server: LiveServer) -> None:
+    status, headers, body = call(server, "/v1/anonymize", b"x", {"Authorization": "Bearer wrong"})
+    assert (status, json.loads(body)["code"], headers["www-authenticate"]) == (401, "unauthorised", "Bearer")
+
+
+@pytest.mark.parametrize("query", ["voice=nobody", "voice=amber&seed=1"])
+def test_a_voice_that_is_not_there_gets_400(server: LiveServer, query: str) -> None:
+    assert call(server, f"/v1/anonymize?{query}", encoded(tone(300, 0.1)))[0] == 400
+
+
+def test_a_foreign_page_may_not_send_files(server: LiveServer) -> None:
+    assert call(server, "/v1/anonymize", b"x", {"Origin": "https://evil.example"})[0] == 403
+    friend = call(server, "/v1/anonymize", encoded(tone(300, 0.1)), {"Origin": "https://friend.example"})
+    assert friend[1]["access-control-allow-origin"] == "https://friend.example"
+
+
+def test_a_third_file_at_once_waits_its_turn(server: LiveServer) -> None:
+    server.service.files_running = 2
+    try:
+        status, headers, _ = call(server, "/v1/anonymize", encoded(tone(300, 0.1)))
+    finally:
+        server.service.files_running = 0
+    assert (status, headers["retry-after"]) == (503, "3")
+    assert not server.service.holders
+
+
+def test_the_page_is_whole_and_speaks_to_nobody_else(server: LiveServer) -> None:
+    import re
+
+    status, headers, body = call(server, "/")
+    page = body.decode()
+    assert status == 200
+    assert "default-src 'self'" in headers["content-security-policy"]
+    names = re.findall(r'(?:src|href)="(page/[^"]+)"', page)
+    assert names
+    for name in [*names, "page/call.js", "page/drawing.js", "page/capture.js", "page/playback.js"]:
+        status, _, content = call(server, "/" + name)
+        assert status == 200, name
+        assert b"http://" not in content
+        assert b"https://" not in content
+    for control in re.findall(r"<(?:input|select)[^>]* id=\"([^\"]+)\"", page):
+        assert f'for="{control}"' in page, f"{control} has no label"
+    used = set(re.findall(r'element\("([^"]+)"\)', (call(server, "/page/app.js")[2]).decode()))
+    assert used <= set(re.findall(r'id="([^"]+)"', page)), "the script looks for what the page does not have"
+
+
+@pytest.mark.parametrize("path", ["/page/../config.py", "/page/%2e%2e/config.py", "/page/x.js", "/serve/app.py"])
+def test_nothing_but_the_page_is_handed_out(server: LiveServer, path: str) -> None:
+    assert call(server, path)[0] == 404
+
+
+def test_health_about_and_openapi_answer(server: LiveServer) -> None:
+    assert call(server, "/healthz")[2] == b"ok"
+    about = json.loads(call(server, "/v1/about")[2])
+    assert about["token_required"] is True
+    assert "amber" in about["voices"]
+    document = json.loads(call(server, "/openapi.json")[2])
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert set(document["paths"]) == {"/v1/anonymize", "/v1/about", "/healthz", "/metrics"}
+
+
+def test_metrics_count_files(server: LiveServer) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    def files() -> float:
+        text = call(server, "/metrics")[2].decode()
+        families = {family.name: family for family in text_string_to_metric_families(text)}
+        assert families["voxveil_slots"].samples[0].labels == {"replica": "local"}
+        done = [sample.value for sample in families["voxveil_files"].samples if sample.labels.get("outcome") == "done"]
+        return max(done, default=0.0)
+
+    before = files()
+    call(server, "/v1/anonymize", encoded(tone(300, 0.1)))
+    assert files() == before + 1
+
+
+def test_a_draining_replica_says_so(server: LiveServer) -> None:
+    server.service.engine.draining = True
+    try:
+        assert call(server, "/healthz")[0] == 503
+    finally:
+        server.service.engine.draining = False
+
+
+def test_the_flac_writer_promises_the_length_that_it_keeps() -> None:
+    writer = FlacWriter(16_000, 40_000)
+    pieces = [writer.write(tone(300, 1.25)), writer.write(tone(300, 1.25)), writer.finish()]
+    with soundfile.SoundFile(io.BytesIO(b"".join(pieces))) as sound:
+        assert sound.frames == 40_000
+        assert len(sound.read()) == 40_000
+    assert pieces[0], "nothing came before the end"
+
+
+def test_schemathesis_finds_no_fault(server: LiveServer) -> None:
+    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed (the dev extra has it)")
+    for kind in ("audio/wav", "audio/flac", "audio/ogg"):
+        schemathesis.openapi.media_type(kind, st.binary(max_size=2_000))
+    schema = schemathesis.openapi.from_url(server.http + "/openapi.json")
+    attacked = 0
+
+    def attack(operation: Any, mode: Any) -> None:
+        documented = {int(status) for status in operation.definition.raw["responses"]} | {405}
+
+        @settings(max_examples=20)
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def send(case: Any) -> None:
+            answer = case.call(base_url=server.http, headers=AUTHORISED, timeout=20)
+            assert answer.status_code in documented, f"{case.method} {case.path}: {answer.status_code}"
+
+        send()
+
+    for operation in schema.get_all_operations():
+        for mode in schemathesis.GenerationMode:
+            try:
+                attack(operation.ok(), mode)
+                attacked += 1
+            except Unsatisfiable:  # an operation without parameters cannot be called wrongly
+                assert mode == schemathesis.GenerationMode.NEGATIVE
+    assert attacked > 4

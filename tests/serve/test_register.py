@@ -1,0 +1,88 @@
+"""The register and the tokens: who may hold how many sessions, over all replicas, living and dead."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from serve.config import Token
+from serve.meters import Meters, render
+from serve.register import LAPSES_AFTER, Register
+from serve.tokens import bearer, find_token, hash_token, new_token
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_token_is_counted_over_replicas() -> None:
+    register = Register()
+    assert register.admit("a", "1", "token", 2)
+    assert register.admit("b", "2", "token", 2)
+    assert not register.admit("b", "3", "token", 2)
+    assert register.admit("b", "4", "other", 2)
+    register.release("a", "1")
+    assert register.admit("b", "3", "token", 2)
+
+
+def test_what_a_dead_replica_held_lapses() -> None:
+    clock = Clock()
+    register = Register(clock)
+    register.admit("dead", "1", "token", 1)
+    clock.now = LAPSES_AFTER + 0.1
+    assert register.admit("alive", "2", "token", 1)
+    assert "dead" not in register.reports()
+
+
+def test_a_session_that_resumes_a_lost_one_takes_its_place() -> None:
+    register = Register()
+    register.admit("dead", "1", "token", 1)
+    assert not register.admit("alive", "2", "token", 1)
+    assert register.admit("alive", "2", "token", 1, resumes="1")
+    assert not register.admit("alive", "3", "token", 1, resumes="1")
+
+
+def test_nobody_takes_the_place_of_somebody_elses_session() -> None:
+    register = Register()
+    register.admit("a", "1", "token", 1)
+    register.admit("a", "2", "thief", 2, resumes="1")
+    assert not register.admit("a", "3", "token", 1)
+
+
+def test_a_register_that_was_restarted_learns_from_the_reports() -> None:
+    register = Register()
+    register.report("a", {"1": "token"}, [])
+    assert not register.admit("b", "2", "token", 1)
+
+
+def test_one_scrape_sees_all_replicas() -> None:
+    meters = [Meters("a"), Meters("b")]
+    meters[1].sessions.set(3)
+    meters[0].latency.observe(0.05)
+    text = render([one.collect() for one in meters]).decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert {sample.labels["replica"]: sample.value for sample in families["voxveil_sessions"].samples} == {
+        "a": 0,
+        "b": 3,
+    }
+    assert text.count("# TYPE voxveil_latency_seconds histogram") == 1
+    assert 'voxveil_latency_seconds_bucket{le="0.06",replica="a"} 1.0' in text
+
+
+def test_tokens_are_known_by_their_hash_alone() -> None:
+    token, digest = new_token()
+    known = Token(name="one", sha256=digest)
+    assert token not in known.model_dump_json()
+    assert find_token([known], token) is known
+    assert find_token([known], token + "x") is None
+    assert find_token([known], digest) is None
+    assert find_token([known], "") is None
+    assert hash_token(token) == digest
+    assert len(token) >= 43  # 256 bits
+
+
+def test_the_bearer_scheme_alone_is_read() -> None:
+    assert bearer("Bearer abc") == "abc"
+    assert bearer("bearer abc") == "abc"
+    assert bearer("Basic abc") == ""
+    assert bearer(None) == ""
