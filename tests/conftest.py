@@ -2,7 +2,8 @@
 
 import io
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ def sample_wave(sample_rows: list[dict[str, Any]]) -> np.ndarray:
     samples, rate = soundfile.read(io.BytesIO(sample_rows[0]["audio"]["bytes"]), dtype="float32")
     assert rate == 16_000
     return samples
+
+
+@pytest.fixture(autouse=True)
+def _no_traps_left_by_speechbrain() -> Iterator[None]:
+    """Take SpeechBrain's lazy modules out of `sys.modules`: looking at one raises, and hypothesis looks at all."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if type(module).__module__ == "speechbrain.utils.importutils":
+            del sys.modules[name]
 
 
 WriteIndex = Callable[[Path, list[dict[str, Any]]], Path]

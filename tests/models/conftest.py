@@ -1,7 +1,5 @@
 """Speech for the models: utterances of the committed sample corpus, decoded."""
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,16 +7,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-
-
-@pytest.fixture(autouse=True)
-def _no_traps_left_by_speechbrain() -> Iterator[None]:
-    """Take SpeechBrain's lazy modules out of `sys.modules`: looking at one raises, and hypothesis looks at all."""
-    yield
-    for name, module in list(sys.modules.items()):
-        if type(module).__module__ == "speechbrain.utils.importutils":
-            del sys.modules[name]
-
 
 SAMPLE = Path(__file__).parents[2] / "sample" / "english"
 
