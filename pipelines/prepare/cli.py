@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 prepare_app = typer.Typer(
     name="prepare",
     help="Turn a corpus as it was downloaded into an index that the other commands read.",
+    epilog="Example: voxveil prepare folder recordings/ --output corpus/index.parquet",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
