@@ -1,10 +1,13 @@
 """`voxveil serve`: the live service on this machine, or joined to the cluster of RAY_ADDRESS."""
 
+import csv
+import io
 import os
 import signal
 import socket
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +17,8 @@ from rich.console import Console
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OBJECT_STORE_BYTES = 128 << 20  # audio never goes through it
 CPUS_BESIDE = 3  # Serve's controller and proxy take fractions that are never spent together
+ROUTES_WITHIN = 60.0  # seconds
+SERVER = "2"  # the type of a server's row in HAProxy's statistics
 
 console = Console(stderr=True, highlight=False)
 
@@ -54,6 +59,8 @@ def serve(
                 f"listening on {host} without tokens would let anybody in: add tokens (voxveil serve --new-token), "
                 "or `open: true` if something in front keeps strangers out"
             )
+        if not is_free(host, port):
+            raise ConfigError(f"cannot listen on {host}:{port}; is another server there? --port takes another one")
     except ConfigError as fault:
         console.print(f"[bold red]voxveil:[/] {fault}", markup=True, soft_wrap=True)
         raise typer.Exit(2) from None
@@ -90,6 +97,7 @@ def _run(settings: dict[str, Any], host: str, port: int) -> None:
             quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
             ray_serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
             ray_serve.run(build(settings), name="voxveil", route_prefix="/", logging_config=quiet)
+            wait_for_routes(Path(folder), settings["replicas"]["minimum"])
         stopped = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, which takes the signals for itself
             signal.signal(number, lambda *_: stopped.set())
@@ -132,6 +140,49 @@ def prepare_environment(settings: dict[str, Any], folder: str) -> None:
     }
     for name, value in ours.items():
         os.environ.setdefault(name, value)
+
+
+def wait_for_routes(folder: Path, replicas: int) -> None:
+    """Wait until the HAProxy of this machine sends calls to so many replicas; raises TimeoutError.
+
+    Serve says that it runs when the replicas do, and tells its HAProxy of them a moment later, one after the other:
+    the first calls would all go to the first replica. Return at once where HAProxy has no socket in `folder`, because
+    it belongs to a cluster that was joined or is switched off.
+    """
+    deadline = time.monotonic() + ROUTES_WITHIN
+    for admin in folder.glob("*/admin.sock"):
+        while (routed := routed_replicas(admin)) < replicas:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"after {ROUTES_WITHIN:.0f} s calls reach {routed} of {replicas} replicas")
+            time.sleep(0.1)
+
+
+def routed_replicas(admin: Path) -> int:
+    """Return how many replicas HAProxy's admin socket lists as up; 0 while nobody answers there."""
+    answer = b""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asked:
+            asked.settimeout(5.0)
+            asked.connect(str(admin))
+            asked.sendall(b"show stat\n")
+            while part := asked.recv(1 << 16):
+                answer += part
+    except OSError:
+        return 0
+    rows = csv.DictReader(io.StringIO(answer.decode().removeprefix("# ")))
+    return sum(row["type"] == SERVER and row["status"] == "UP" and row["bck"] == "0" for row in rows)
+
+
+def is_free(host: str, port: int) -> bool:
+    """Return whether this machine could listen on the port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
 
 
 def free_port() -> int:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, Query, Request, WebSocket
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 
 from serve.connection import serve_connection
 from serve.files import UnusableFile
@@ -27,6 +27,8 @@ from serve.tokens import bearer
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {"app.js", "drawing.js", "call.js", "capture.js", "playback.js", "style.css"}
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+LINGER_BYTES = 64 << 20
+LINGER_SECONDS = 5.0
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -129,6 +131,7 @@ def build_web(service: Service) -> FastAPI:
             recording = await service.decode(await read_body(request, config.limits.upload_bytes))
         except (Refusal, UnusableFile) as fault:
             await hold.aclose()
+            await discard_body(request)
             return refuse_file(service, fault)
         except BaseException:
             await hold.aclose()
@@ -259,6 +262,21 @@ async def read_body(request: Request, most_bytes: int) -> bytes:
         if len(body) > most_bytes:
             raise too_big
     return bytes(body)
+
+
+async def discard_body(request: Request) -> None:
+    """Read what is left of a refused body, up to LINGER_BYTES and LINGER_SECONDS.
+
+    Most clients send all of a file before they read the answer; one that meets a closed connection instead never
+    learns why it was refused. Does nothing where the body was read to its end, which Starlette says by RuntimeError.
+    """
+    seen = 0
+    with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            async for part in request.stream():
+                seen += len(part)
+                if seen > LINGER_BYTES:
+                    break
 
 
 def refuse_file(service: Service, fault: Refusal | UnusableFile) -> Response:
