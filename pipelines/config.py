@@ -25,7 +25,9 @@ class Job(BaseModel):
 
     index: str = Field(description="Parquet file, folder or URI (s3://…) of the corpus.")
     name: str = Field(description="Name of the dataset; also its MLflow experiment.")
-    output: Path = Field(Path("voxveil-out"), description="Folder under which everything is written.")
+    output: Path = Field(
+        Path("voxveil-out"), validate_default=True, description="Folder under which everything is written."
+    )
     anonymizer: str = Field(
         "mcadams", description="Anonymizer: mcadams, streamvoiceanon, or identity (the control that changes nothing)."
     )
@@ -73,7 +75,7 @@ class Job(BaseModel):
     def output_is_a_folder(cls, output: Path) -> Path:
         if ":/" in str(output):
             raise ValueError("a URI cannot be written to; name a folder that all workers share")
-        return output
+        return output.absolute()  # workers, on a cluster above all, have other working folders
 
     @field_validator("keep_columns", "subgroups", mode="before")
     @classmethod
