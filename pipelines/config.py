@@ -18,6 +18,10 @@ from operators.schema import InputError
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
+# What only the audit reads: `voxveil anonymize` has no options for these.
+AUDIT_FIELDS = frozenset({"profile", "policy", "attacker_corpus", "subgroups", "language", "seed"})
+
+
 class Job(BaseModel):
     """What to release or audit, and how."""
 
