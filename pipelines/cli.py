@@ -16,6 +16,7 @@ from pipelines.attacker_cli import attacker_app
 from pipelines.config import AUDIT_FIELDS, Job
 from pipelines.faults import console, told_in_one_line
 from pipelines.fetch import fetch
+from pipelines.finetune_cli import finetune_app
 from pipelines.model import model_app
 from pipelines.options import takes_job
 from pipelines.prepare.cli import prepare_app
@@ -35,6 +36,7 @@ for part, name in (
     (voices_app, "voices"),
     (model_app, "model"),
     (attacker_app, "attacker"),
+    (finetune_app, "finetune"),
 ):
     app.add_typer(part, name=name)
 app.command(epilog="Example: `voxveil fetch --profile standard`")(fetch)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-OTHER, WRONG_INPUT = 1, 2
+OTHER, WRONG_INPUT, WITHHELD = 1, 2, 3
 
 console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
 

@@ -28,7 +28,7 @@ MAX_DELAY = 8  # frames that the wait embeddings cover
 
 @dataclass(frozen=True)
 class AcousticLMConfig:
-    """Sizes of the published network."""
+    """Sizes of the published network. A `timbre_width` of 0 leaves the timbre latents out."""
 
     content_codes: int = 8192
     acoustic_codes: int = 1000
@@ -90,14 +90,16 @@ class AcousticLM(nn.Module):
         super().__init__()
         self.config = config or AcousticLMConfig()
         self.embedding = nn.Embedding(self.config.content_codes, self.config.width)
-        self.context_in = Linear(self.config.timbre_width, self.config.width)
+        if self.config.timbre_width:
+            self.context_in = Linear(self.config.timbre_width, self.config.width)
         self.style_in = Linear(self.config.style_width, self.config.width)
         self.decoder = _Decoder(self.config, content_head)
         self.register_buffer("rotary", rotary_table(self.config.width // self.config.heads), persistent=False)
 
     def condition(self, style: Tensor, timbre: Tensor) -> Tensor:
         """Map a style vector [..., 192] and timbre latents [..., 32, 128] to the speaker condition [..., 33, width]."""
-        return torch.cat([self.context_in(timbre), self.style_in(style).unsqueeze(-2)], dim=-2)
+        styled = self.style_in(style).unsqueeze(-2)
+        return torch.cat([self.context_in(timbre), styled], dim=-2) if self.config.timbre_width else styled
 
     def embed_content(self, codes: Tensor) -> Tensor:
         """Map content codes [...] to [..., width]."""

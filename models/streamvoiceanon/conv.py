@@ -212,15 +212,15 @@ class ConvNeXtEncoder(nn.Module):
 
 
 class Resample(nn.Module):
-    """A halving or doubling of the rate by a convolution of kernel 2, then a ConvNeXt block, twice over.
+    """A halving or doubling of the rate by a convolution of kernel 2, then a ConvNeXt block, `times` over.
 
     The published checkpoints hold them as `quantizer.downsample.<i>.<0|1>` and `quantizer.upsample.<i>.<0|1>`.
     """
 
-    def __init__(self, channels: int, up: bool) -> None:
+    def __init__(self, channels: int, up: bool, times: int = 2) -> None:
         super().__init__()
         make = CausalConvTranspose1d if up else CausalConv1d
-        for i in range(2):
+        for i in range(times):
             self.add_module(str(i), nn.ModuleList([make(channels, channels, 2, stride=2), ConvNeXtBlock(channels)]))
 
     def initial_state(self, batch: int) -> State:
@@ -230,7 +230,7 @@ class Resample(nn.Module):
         return list(self.children())
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Map [B, n, channels] to [B, n / 4, channels] or [B, 4 n, channels], and the state on."""
+        """Map [B, n, channels] to [B, n / 2^times, channels] or [B, 2^times n, channels], and the state on."""
         after = []
         for (conv, block), (conv_past, block_past) in zip(self._pairs(), state, strict=True):
             x, conv_past = conv(x, conv_past)
