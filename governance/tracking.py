@@ -78,7 +78,7 @@ def record_published(run_id: str, target: Path, uri: str) -> None:
 
     Raises TrackingUnavailable; calling again is harmless.
     """
-    with _told_in_one_line(uri), _patience(WORK):
+    with told_in_one_line(uri), patience(WORK):
         open_client(uri).set_tag(run_id, PUBLISHED_TAG, str(target))
 
 
