@@ -7,7 +7,7 @@ shard can be gathered without a shuffle through memory. Equal keys give equal by
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,13 +55,13 @@ def subgroup_columns(job: Job, survey: Survey) -> tuple[str, ...]:
     return ("gender",) if "gender" in survey.schema.names else ()
 
 
-def read_view(folder: str, files: list[str], select: Select, schema: pa.Schema) -> "ray.data.Dataset":
+def read_view(folder: str, files: Sequence[str], select: Select, schema: pa.Schema) -> "ray.data.Dataset":
     """Return the rows that `select` keeps of some Parquet files on the file system of `folder`, lazily."""
     import ray.data
 
     columns = [name for name in dict.fromkeys(("utt_id", "speaker_id", *select.columns)) if name in schema.names]
     filesystem, _ = pyarrow.fs.FileSystem.from_uri(folder)
-    dataset = ray.data.read_parquet(files, filesystem=filesystem, columns=columns)
+    dataset = ray.data.read_parquet(list(files), filesystem=filesystem, columns=columns)
     return dataset.map_batches(select.__call__, batch_size=None, batch_format="pyarrow", num_cpus=0.25)
 
 
@@ -102,7 +102,7 @@ def anonymize_index(run: Run, survey: Survey, track: "Track") -> None:
         (WriteParts, {"folder": str(folder.absolute()), "schema": parts_schema(columns), "rows_per_group": 1}),
     ]
     track.begin("anonymize", survey.usable_rows, len(finished))
-    dataset = read_view(survey.folder, list(survey.files), select, survey.schema)
+    dataset = read_view(survey.folder, survey.files, select, survey.schema)
     run_pass(dataset, steps, job.workers, job.gpus, track, "anonymize")
 
 

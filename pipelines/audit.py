@@ -77,7 +77,7 @@ def extract_features(run: Run, survey: Survey, unusable: frozenset[str], track: 
         return
     parts = sorted(str(part) for part in (run.work / "anonymized").glob("*.parquet"))
     original = read_view(
-        survey.folder, list(survey.files), Select("original", columns, excluded | finished["original"]), survey.schema
+        survey.folder, survey.files, Select("original", columns, excluded | finished["original"]), survey.schema
     )
     anonymized = read_view(
         str(run.work), parts, Select("anonymized", columns, excluded | finished["anonymized"]), parts_schema(columns)
@@ -106,7 +106,7 @@ def anonymize_as_attacker(run: Run, survey: Survey, wanted: frozenset[str], trac
     select = Select("attacker", view_columns(job, survey), finished, only=wanted)
     steps = attacker_steps(job, survey.folder, derive_key(run.key, "attacker"), folder)
     run_pass(
-        read_view(survey.folder, list(survey.files), select, survey.schema),
+        read_view(survey.folder, survey.files, select, survey.schema),
         steps,
         job.workers,
         job.gpus,
