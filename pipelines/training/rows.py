@@ -13,6 +13,12 @@ ROWS_IN_MEMORY = 2048  # about 100 kB each with a teacher's features
 LABELS = ("utt_id", "speaker_id", "emotion", "text", "frames", "reason")
 
 
+def timbre_of(row: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the timbre latents [n, width] of a row; a shape without timbre has [0, 0]."""
+    latents = int(row["timbre_latents"])
+    return row["timbre"].reshape(latents, -1 if latents else 0)
+
+
 class Rows:
     """The usable rows below a folder of parts, by utterance id; an id that was written twice counts once."""
 
