@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported; we report to nobody
 
 JOB_TAG = "voxveil.job_id"
+PUBLISHED_TAG = "released_to"
 # Without it, MLflow takes an experiment for an application of language models and opens on traces and judges.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 MARKS = {"release": "✓ Release", "review": "⚠ Review", "withhold": "✕ Withhold"}
@@ -70,6 +71,15 @@ def record(report: Report, folder: Path, uri: str) -> str:
                 client.set_terminated(run_id, "FAILED")
             raise
         return run_id
+
+
+def record_published(run_id: str, target: Path, uri: str) -> None:
+    """Note on a recorded run that its data now lies in the released folder: a decision alone has moved nothing.
+
+    Raises TrackingUnavailable; calling again is harmless.
+    """
+    with told_in_one_line(uri), patience(WORK):
+        open_client(uri).set_tag(run_id, PUBLISHED_TAG, str(target))
 
 
 def open_client(uri: str) -> "MlflowClient":

@@ -161,7 +161,14 @@ def _embed_corpus(run: Run, survey: Survey, usable: frozenset[str], folder: Path
         return
     select = Select("training", ("utt_id", "speaker_id", "audio"), finished, only=usable)
     steps = attacker_steps(job, survey.folder, derive_key(run.key, "attacker training"), folder)
-    run_pass(read_view(list(survey.files), select, survey.schema), steps, job.workers, job.gpus, track, description)
+    run_pass(
+        read_view(survey.folder, survey.files, select, survey.schema),
+        steps,
+        job.workers,
+        job.gpus,
+        track,
+        description,
+    )
 
 
 def attacker_used(kept: Path) -> ModelUsed:

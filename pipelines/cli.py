@@ -6,13 +6,14 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 """
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipelines.attacker_cli import attacker_app
-from pipelines.config import Job
+from pipelines.config import AUDIT_FIELDS, Job
 from pipelines.faults import console, told_in_one_line
 from pipelines.fetch import fetch
 from pipelines.finetune_cli import finetune_app
@@ -100,7 +101,7 @@ def audit(
 
 @app.command(epilog="Example: `voxveil anonymize --index corpus/index.parquet --name calls-2026 --anonymizer mcadams`")
 @told_in_one_line
-@takes_job
+@partial(takes_job, without=AUDIT_FIELDS)
 def anonymize(job: Job, resume: Annotated[bool, RESUME] = False) -> None:
     """Only anonymize: the result was attacked by nobody and stays in the run's private folder.
 

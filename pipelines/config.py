@@ -19,6 +19,10 @@ Fields = TypeVar("Fields", bound=BaseModel)
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
+# What only the audit reads: `voxveil anonymize` has no options for these.
+AUDIT_FIELDS = frozenset({"profile", "policy", "attacker_corpus", "subgroups", "language", "seed"})
+
+
 class Job(BaseModel):
     """What to release or audit, and how."""
 
@@ -26,7 +30,9 @@ class Job(BaseModel):
 
     index: str = Field(description="Parquet file, folder or URI (s3://…) of the corpus.")
     name: str = Field(description="Name of the dataset; also its MLflow experiment.")
-    output: Path = Field(Path("voxveil-out"), description="Folder under which everything is written.")
+    output: Path = Field(
+        Path("voxveil-out"), validate_default=True, description="Folder under which everything is written."
+    )
     anonymizer: str = Field(
         "mcadams", description="Anonymizer: mcadams, streamvoiceanon, or identity (the control that changes nothing)."
     )
@@ -74,7 +80,7 @@ class Job(BaseModel):
     def output_is_a_folder(cls, output: Path) -> Path:
         if ":/" in str(output):
             raise ValueError("a URI cannot be written to; name a folder that all workers share")
-        return output
+        return output.absolute()  # workers, on a cluster above all, have other working folders
 
     @field_validator("keep_columns", "subgroups", mode="before")
     @classmethod
