@@ -1,7 +1,6 @@
-"""Fine-tuning the whole way on synthetic speech, as a user would: prepare, run, export, evaluate."""
+"""From random weights to an audited model on synthetic speech, as a user would: pretrain three times, then finetune."""
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,6 @@ from safetensors.torch import load_file
 
 from models.streamvoiceanon import VoiceBank
 from tests.e2e.test_command_line import last_line, voxveil
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines" / "training"))
-
-from small_base import write_small_base
 
 pytestmark = pytest.mark.slow
 
@@ -34,16 +29,34 @@ class Tuned:
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory, few_rows: Any, write_index: Any) -> Tuned:
     folder = tmp_path_factory.mktemp("finetune")
-    write_small_base(folder / "base")
     index = write_index(folder / "index.parquet", few_rows(4, 6))
-    arguments = ["--config", "smoke", "--index", index, "--name", "smoke", "--model", folder / "base"]
-    arguments += ["--output", folder / "out"]
-    said = {}
+    shared = ["--config", "smoke", "--index", index, "--output", folder / "out"]
+    said = {"too early": voxveil("pretrain", "lm", *shared, "--name", "small")}
+    for stage in ("content", "codec", "lm"):
+        said[stage] = voxveil("pretrain", stage, *shared, "--name", "small")
+        assert said[stage].returncode == 0, said[stage].stderr
+    base = folder / "out" / "small" / "model"
+    arguments = [*shared, "--name", "smoke", "--model", base]
     for command in ("prepare", "run", "export", "evaluate"):
         said[command] = voxveil("finetune", command, *arguments)
         assert said[command].returncode == (3 if command == "evaluate" else 0), said[command].stderr
     said["again"] = voxveil("finetune", "run", *arguments, "--resume")
-    return Tuned(folder / "out" / "smoke" / "finetune", folder / "base", said, f"sqlite:///{folder / 'out/mlflow.db'}")
+    return Tuned(folder / "out" / "smoke" / "finetune", base, said, f"sqlite:///{folder / 'out/mlflow.db'}")
+
+
+def test_the_language_model_waits_for_the_networks_whose_codes_it_learns(tuned: Tuned) -> None:
+    assert tuned.said["too early"].returncode == 2
+    assert "run `voxveil pretrain content` and `voxveil pretrain codec`" in last_line(tuned.said["too early"])
+
+
+def test_each_stage_trains_its_own_network_from_random_weights(tuned: Tuned) -> None:
+    described = json.loads((tuned.base / "streamvoiceanon.json").read_text())
+    assert set(described["sources"]) == {"content_encoder", "codec", "acoustic_lm"}
+    for stage, figure in (("content", "distillation"), ("codec", "codec.mel"), ("lm", "acoustic")):
+        curve = tuned.base.parent / "pretrain" / stage / "training" / "curve.jsonl"
+        lines = [json.loads(line) for line in curve.read_text().splitlines()]
+        assert [line["step"] for line in lines] == [1, 2, 3, 4]
+        assert all(figure in line for line in lines)
 
 
 def test_codes_voices_and_teacher_are_kept_as_parquet_for_nobody_else(tuned: Tuned) -> None:
