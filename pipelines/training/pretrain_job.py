@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from operators.schema import InputError
 from pipelines.config import Job, load_fields
-from pipelines.training.finetune_job import LONGEST_SECONDS, find_config
+from pipelines.training.finetune_job import LONGEST_SECONDS, absolute_folder, absolute_output, find_config
 from pipelines.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ class PretrainJob(BaseModel):
 
     index: str = Field(description="Index (Parquet file, folder or URI) of speech by many people.")
     name: str = Field(description="Name of the model: its folder and MLflow experiment.")
-    output: Path = Field(Path("voxveil-out"), description="Folder under which everything is written.")
+    output: Path = Field(
+        Path("voxveil-out"), validate_default=True, description="Folder under which everything is written."
+    )
     shape: str | dict[str, Any] = Field("mini", description="Sizes of all networks: full, mini, or a mapping of them.")
     speaker_encoders: str | None = Field(
         None, description="Checkpoint whose style and timbre encoders are used, where the shape has them."
@@ -44,6 +46,16 @@ class PretrainJob(BaseModel):
     @classmethod
     def name_is_plain(cls, name: str) -> str:
         return Job.name_is_plain(name)
+
+    @field_validator("output")
+    @classmethod
+    def output_is_absolute(cls, output: Path) -> Path:
+        return absolute_output(output)
+
+    @field_validator("speaker_encoders")
+    @classmethod
+    def encoders_are_absolute(cls, source: str | None) -> str | None:
+        return source and absolute_folder(source)
 
     @property
     def model(self) -> Path:

@@ -24,6 +24,7 @@ from pipelines.training.model_folder import read_base, write_model
 from pipelines.training.pairs import Spoken
 from pipelines.training.prepared import schema_of
 from pipelines.training.pretrain_job import load_pretrain
+from pipelines.training.run_folder import begin
 from pipelines.training.waves_feed import WavesFeed
 
 SETTINGS = PairSettings("emotional", "emotional", None, 10, 0.3, 4, 0)
@@ -161,6 +162,27 @@ def test_a_configuration_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     wrong.write_text("training: {steps: 0}\n")
     with pytest.raises(InputError, match=r"training\.steps"):
         load_finetune(str(wrong), index="i", name="n", model="m")
+
+
+def test_workers_find_the_folders_whatever_their_working_directory(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    job = load_finetune("smoke", index="i", name="n", model="base")
+    assert (job.model, job.output) == (str(tmp_path / "base"), tmp_path / "voxveil-out")
+    assert load_finetune("smoke", index="i", name="n", model="Plachta/StreamVoiceAnon").model.startswith("Plachta")
+    with pytest.raises(InputError, match="URI"):
+        load_finetune("smoke", index="i", name="n", model="m", output="s3://bucket/out")
+
+
+def test_a_training_is_neither_begun_anew_nor_resumed_as_another(tmp_path: Path) -> None:
+    begun = begin(tmp_path, {"rate": 1}, False, "run")
+    assert begin(tmp_path, {"rate": 1}, True, "run") == begun
+    with pytest.raises(InputError, match="--resume goes on"):
+        begin(tmp_path, {"rate": 1}, False, "run")
+    with pytest.raises(InputError, match="rate changed"):
+        begin(tmp_path, {"rate": 2}, True, "run")
+    with pytest.raises(InputError, match="no training"):
+        begin(tmp_path / "none", {"rate": 1}, True, "run")
 
 
 def test_weights_of_another_contract_are_refused_with_what_does_not_fit(tmp_path: Path) -> None:
