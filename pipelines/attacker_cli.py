@@ -48,7 +48,8 @@ def train(
     Exit codes: 0 trained or there already, 2 the input or configuration is wrong, 1 anything else.
     """
     from pipelines.anonymize import anonymizer_used
-    from pipelines.attacker import survey_training, train_attacker
+    from pipelines.attacker import train_attacker
+    from pipelines.attacker_corpus import survey_training
     from pipelines.cluster import ray_session
     from pipelines.config import load_job
     from pipelines.progress import tracking_progress

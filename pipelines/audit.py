@@ -114,12 +114,16 @@ def attacker_schema() -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in names] + [("embedding", pa.list_(pa.float32()))])
 
 
-def attacker_steps(job: Job, audio_folder: str, key: bytes, parts: Path) -> "list[Step]":
-    """Return the operators by which an attacker anonymizes speech with a `key` of their own and looks at the result."""
+def attacker_steps(job: Job, audio_folder: str, key: bytes, parts: Path, *screened: "Step") -> "list[Step]":
+    """Return the operators by which an attacker anonymizes speech with a `key` of their own and looks at the result.
+
+    `screened` are further operators on what passed the screen.
+    """
     weights = PROFILES[job.profile]["speaker"]
     return [
         (Decode, {"folder": audio_folder, "sample_rate": job.sample_rate, "max_seconds": job.max_seconds}),
         (Screen, {"sample_rate": job.sample_rate, "min_seconds": job.min_seconds}),
+        *screened,
         (Anonymize, anonymizer_arguments(job, key)),
         (Encode, {"sample_rate": job.sample_rate}),
         (Decode, {"folder": audio_folder, "sample_rate": AUDIT_RATE, "max_seconds": job.max_seconds + 1}),

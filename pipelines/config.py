@@ -45,6 +45,9 @@ class Job(BaseModel):
         None,
         description="Index to train the semi-informed attacker on, of other speakers; default: folds of the corpus.",
     )
+    trials: str | None = Field(
+        None, description="Table of official trials (`prepare vpc`); default: the one beside the index, or drawn."
+    )
     keep_columns: tuple[str, ...] = Field(
         (), description="Columns to release besides ids and audio, e.g. text,emotion."
     )
@@ -121,7 +124,14 @@ def load_job(config: Path | None, options: dict[str, Any]) -> Job:
             raise InputError(f"{config} is not YAML: {str(fault).splitlines()[0]}") from None
         if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
             raise InputError(f"{config} must be a mapping of fields to values, such as `index: corpus/index.parquet`")
-        paths = ("index", "policy", "model", "voices", "attacker_corpus")  # a job file's start where the file lies
+        paths = (
+            "index",
+            "policy",
+            "model",
+            "voices",
+            "attacker_corpus",
+            "trials",
+        )  # a job file's start where the file lies
         for name in paths:
             value = fields.get(name)
             if isinstance(value, str) and "://" not in value and (config.parent / value).exists():

@@ -34,12 +34,14 @@ from pipelines.anonymize import (
     unusable_ids,
     write_quarantine,
 )
-from pipelines.attacker import attacker_used, survey_training, train_attacker, utterances_of
+from pipelines.attacker import attacker_used, train_attacker
+from pipelines.attacker_corpus import survey_training, utterances_of
 from pipelines.audit import anonymize_as_attacker, attacker_schema, extract_features
 from pipelines.cluster import ray_session
 from pipelines.config import Job, job_key
 from pipelines.runs import Run, find_unfinished, start_run
 from pipelines.survey import Survey, check_columns_wanted, survey_index
+from pipelines.trials import OfficialTrials, read_trials
 
 if TYPE_CHECKING:
     from models.attackers import SpeakerBackend
@@ -80,7 +82,8 @@ class Outcome:
 class Plan:
     """A job that was checked before it runs: its policy, its index, its auditors' weights.
 
-    `training` surveys the corpus that the semi-informed attacker is trained on, None where none is named.
+    `training` surveys the corpus that the semi-informed attacker is trained on, None where none is named; `trials` are
+    official ones, None where they are drawn.
     """
 
     job: Job
@@ -88,6 +91,7 @@ class Plan:
     policy: Policy
     survey: Survey
     training: Survey | None
+    trials: OfficialTrials | None
     auditors: tuple[ModelUsed, ...]
     anonymizer: AnonymizerUsed
     tracking: str
@@ -116,6 +120,7 @@ def plan_job(job: Job, kind: Kind, resume: bool = False) -> Plan:
     survey = survey_index(job.index, (*job.keep_columns, *(job.subgroups or ())))
     check_columns_wanted(job, survey)
     training = survey_training(job.attacker_corpus, utterances_of(job.index)) if job.attacker_corpus else None
+    trials = read_trials(job)
     target = job.folder() / "released"
     if kind == "release" and not (resume and released_by_unfinished(job, target)):
         check_target(target)
@@ -125,7 +130,7 @@ def plan_job(job: Job, kind: Kind, resume: bool = False) -> Plan:
         for role, uri in registry.PROFILES[job.profile].items()
     )
     anonymizer = anonymizer_used(job)
-    return Plan(job, kind, policy, survey, training, auditors, anonymizer, tracking_uri(job.output), target)
+    return Plan(job, kind, policy, survey, training, trials, auditors, anonymizer, tracking_uri(job.output), target)
 
 
 def released_by_unfinished(job: Job, target: Path) -> bool:
@@ -150,6 +155,8 @@ def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
     world = {"index": plan.survey.digest, "policy": plan.policy.digest}
     if plan.training is not None:
         world["attacker_corpus"] = plan.training.digest
+    if plan.trials is not None:
+        world["trials"] = plan.trials.digest
     run = start_run(job, kind, world, resume)
     track.say(f"{plan.survey.rows} rows of {plan.survey.speakers} speakers; the run's folder is {run.folder}")
     if "reported" not in run.done:
@@ -216,7 +223,7 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
     if len(views.utt_ids) != survey.rows - unusable:
         raise RuntimeError(f"{survey.rows - unusable} rows are staged, but {len(views.utt_ids)} were audited")
     if "attacked" not in run.done:
-        wanted = range(len(views.utt_ids)) if plan.trains_in_folds else views.split(job.seed).enrolment
+        wanted = range(len(views.utt_ids)) if plan.trains_in_folds else views.split(job.seed, plan.trials).enrolment
         anonymize_as_attacker(run, survey, frozenset(views.utt_ids[row] for row in wanted), track)
         run.finish_step("attacked")
     semi_informed: SpeakerBackend | Literal["folds"] | None = "folds" if plan.trains_in_folds else None
@@ -228,7 +235,9 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
         filter=pds.field("reason") == ""
     )
     columns = subgroup_columns(job, survey)
-    evidence = gather_evidence(views, attacker, unusable, survey.rows, columns, plan.language, job.seed, semi_informed)
+    evidence = gather_evidence(
+        views, attacker, unusable, survey.rows, columns, plan.language, job.seed, semi_informed, plan.trials
+    )
     if not survey.languages and job.language is None:
         evidence = replace(evidence, notes=[*evidence.notes, ASSUMED_ENGLISH])
     decision = decide(plan.policy, evidence.metrics, evidence.chance)
