@@ -134,19 +134,31 @@ class SpeechBrainEmotion:
         Utterances go through one at a time: the model was trained without masks, and padding would change its answer.
         """
         import torch
-        from torch.nn.functional import layer_norm
 
         rows = []
         for wave in waves:
-            padded = np.pad(wave, (0, max(0, 400 - len(wave))))  # one frame at least
             with torch.inference_mode():
-                samples = torch.from_numpy(padded).to(self._device)[None]
-                frames, _ = self._wav2vec2(layer_norm(samples, samples.shape[1:]))
-                if self._normalise_output:  # over time and channels at once, as SpeechBrain's output_norm
-                    frames = layer_norm(frames, frames.shape[1:])
-                logits = frames.mean(dim=1) @ self._output.T
+                logits = self._frames(wave).mean(dim=1) @ self._output.T
             rows.append(logits[0, self._columns].cpu().numpy())
         return _softmax(np.stack(rows)) if rows else np.zeros((0, len(CLASSES)), np.float32)
+
+    def frames(self, wave: Wave) -> NDArray[np.float32]:
+        """Return what the linear head reads the mean of, [frames, D], 50 frames a second, one at least."""
+        import torch
+
+        with torch.inference_mode():
+            return self._frames(wave)[0].cpu().numpy()
+
+    def _frames(self, wave: Wave) -> "torch.Tensor":
+        import torch
+        from torch.nn.functional import layer_norm
+
+        padded = np.pad(wave, (0, max(0, 400 - len(wave))))  # one frame at least
+        samples = torch.from_numpy(padded).to(self._device)[None]
+        frames, _ = self._wav2vec2(layer_norm(samples, samples.shape[1:]))
+        if self._normalise_output:  # over time and channels at once, as SpeechBrain's output_norm
+            frames = layer_norm(frames, frames.shape[1:])
+        return frames
 
 
 def _softmax(logits: NDArray[np.floating]) -> NDArray[np.float32]:

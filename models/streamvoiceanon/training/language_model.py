@@ -1,0 +1,229 @@
+"""Training the acoustic language model: from random weights, or fine-tuned so that it keeps the emotion.
+
+The losses are those of Stream-Voice-Anon (arXiv 2601.13948): cross-entropy of the acoustic codes and of the content
+codes, the delay drawn for every batch. To them comes the frame-level emotion distillation of StreamVoiceAnon+
+(arXiv 2603.06079): a small head, which no export keeps, projects what the slow transformer holds at the acoustic
+places onto the frames of an emotion teacher that heard the source. All of them count the source alone: speaker
+condition, prompt and padding are read and not predicted.
+
+The forward pass is that of inference, a fresh state and one long chunk, so training needs no second network.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.streamvoiceanon.acoustic_lm import MAX_DELAY, AcousticLM, AcousticLMConfig
+from models.streamvoiceanon.checkpoint import CheckpointError, load_networks
+from models.streamvoiceanon.generation import MAX_FRAMES, check_delay
+from models.streamvoiceanon.training.initial import initialise
+from models.streamvoiceanon.training.task import Batch
+
+
+@dataclass(frozen=True)
+class LanguageModelTaskConfig:
+    """What the loss is made of.
+
+    `teacher_width` is the width of the teacher's frames; 0 trains without distillation. `validation_delay` (frames) is
+    the delay that held-out batches are measured with.
+    """
+
+    content_weight: float = 1.0
+    teacher_width: int = 0
+    distillation: Literal["cosine", "mse"] = "cosine"
+    distillation_weight: float = 1.0
+    largest_delay: int = MAX_DELAY
+    validation_delay: int = 2
+
+
+class EmotionHead(nn.Module):
+    """Hidden states [..., width] to teacher frames [..., teacher width]; serves training alone."""
+
+    def __init__(self, width: int, teacher_width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, teacher_width)
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.layers(hidden)
+
+
+class LanguageModelPlayer(nn.Module):
+    """What one optimizer moves: the language model and, with distillation, the head on it."""
+
+    def __init__(self, lm: AcousticLM, teacher_width: int) -> None:
+        super().__init__()
+        self.lm = lm
+        self.emotion_head = EmotionHead(lm.config.width, teacher_width) if teacher_width else None
+
+
+class LanguageModelTask:
+    """Trains an `AcousticLM` that was built with its content head."""
+
+    exported: tuple[str, ...] = ("lm",)
+
+    def __init__(self, lm: AcousticLM, config: LanguageModelTaskConfig | None = None) -> None:
+        self.config = config or LanguageModelTaskConfig()
+        check_delay(self.config.largest_delay)
+        check_delay(self.config.validation_delay)
+        self._player = LanguageModelPlayer(lm, self.config.teacher_width).train().requires_grad_(True)
+        self.players: dict[str, nn.Module] = {"lm": self._player}
+
+    def losses(self, player: str, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """ "total", "acoustic", "content" and, with distillation, "emotion", at a delay drawn from `generator`."""
+        delay = int(torch.randint(0, self.config.largest_delay + 1, (), generator=generator))
+        return self._figures(batch, delay)
+
+    @torch.no_grad()
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses at `validation_delay`."""
+        return self._figures(batch, self.config.validation_delay)
+
+    def export(self) -> dict[str, dict[str, Tensor]]:
+        """The language model's weights under the names of the published checkpoint; the emotion head is left out."""
+        return {
+            "acoustic_lm": {key: value.detach().cpu().clone() for key, value in self._player.lm.state_dict().items()}
+        }
+
+    def _figures(self, batch: Batch, delay: int) -> dict[str, Tensor]:
+        lm = self._player.lm
+        at_content, at_acoustic = slow_states(lm, batch, delay)
+        source = source_mask(batch)
+        frames = source.shape[1]
+        hidden, codes = at_content[:, delay : delay + frames][source], batch["acoustic"].transpose(1, 2)[source]
+        logits = lm.frame_logits(hidden, codes)  # (frames of the source, codebooks, codes)
+        figures = {
+            "acoustic": F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten()),
+            "accuracy": (logits.argmax(-1) == codes).float().mean(),
+            "content": self._content_loss(at_content[:, :frames], batch["content"], source),
+        }
+        total = figures["acoustic"] + self.config.content_weight * figures["content"]
+        head = self._player.emotion_head
+        if head is not None:
+            felt = head(at_acoustic[:, delay : delay + frames][source])
+            figures["emotion"] = distance(
+                felt, source_frames(batch["teacher"], source, batch), self.config.distillation
+            )
+            total = total + self.config.distillation_weight * figures["emotion"]
+        return {"total": total, **{key: value.detach() for key, value in figures.items()}}
+
+    def _content_loss(self, hidden: Tensor, content: Tensor, source: Tensor) -> Tensor:
+        """Each content place of the source predicts the content code that comes next."""
+        known = source[:, :-1] & source[:, 1:]
+        logits = self._player.lm.content_logits(hidden[:, :-1][known])
+        if not len(logits):  # sources of a single frame each
+            return hidden.sum() * 0.0
+        return F.cross_entropy(logits.float(), content[:, 1:][known])
+
+
+def slow_states(lm: AcousticLM, batch: Batch, delay: int) -> tuple[Tensor, Tensor]:
+    """Return the slow transformer's hidden states at content and at acoustic places, both [B, L + delay, width].
+
+    Acoustic frame f is predicted at content place f + delay and read at acoustic place f + delay.
+    """
+    vectors = teacher_forced(lm, batch, delay)
+    hidden, _ = lm.slow(vectors, lm.initial_state(len(vectors), vectors.shape[1]))
+    condition = batch["timbre"].shape[1] + 1
+    pairs = hidden[:, condition:].unflatten(1, (-1, 2))
+    return pairs[:, :, 0], pairs[:, :, 1]
+
+
+def teacher_forced(lm: AcousticLM, batch: Batch, delay: int) -> Tensor:
+    """Lay a batch out as generation does: [B, condition + 2 (L + delay), width].
+
+    The speaker condition; then at every step t content frame t and acoustic frame t - delay, wait-for-start vectors in
+    the first `delay` acoustic places and wait-for-end vectors in the `delay` content places past the last frame.
+    """
+    content, acoustic = lm.embed_content(batch["content"]), lm.embed_acoustic(batch["acoustic"])
+    count, _, width = content.shape
+    past = torch.arange(content.shape[1] + delay, device=content.device) - batch["lengths"].unsqueeze(1)
+    waiting = ((past >= 0) & (past < delay)).unsqueeze(2)
+    ends = lm.decoder.wait4end_embedding(past.clamp(0, MAX_DELAY - 1))
+    content = torch.where(waiting, ends, F.pad(content, (0, 0, 0, delay)))
+    starts = lm.decoder.wait4start_embedding.weight[:delay].expand(count, delay, width)
+    pairs = torch.stack([content, torch.cat([starts, acoustic], dim=1)], dim=2).flatten(1, 2)
+    return torch.cat([lm.condition(batch["style"], batch["timbre"]), pairs], dim=1)
+
+
+def source_mask(batch: Batch) -> Tensor:
+    """Which frames belong to the source, neither prompt nor padding: bool [B, L]."""
+    frame = torch.arange(batch["content"].shape[1], device=batch["content"].device)
+    return (frame >= batch["prompt_lengths"].unsqueeze(1)) & (frame < batch["lengths"].unsqueeze(1))
+
+
+def source_frames(features: Tensor, source: Tensor, batch: Batch) -> Tensor:
+    """Pick from features [B, T, D] of the source, padded, those of its frames: [frames of the source, D]."""
+    frame = torch.arange(features.shape[1], device=features.device)
+    return features[frame < (batch["lengths"] - batch["prompt_lengths"]).unsqueeze(1)]
+
+
+def distance(features: Tensor, targets: Tensor, kind: Literal["cosine", "mse"]) -> Tensor:
+    """Mean distance of features [N, D] from targets [N, D]: one minus the cosine, or the mean squared difference."""
+    if kind == "cosine":
+        return (1.0 - F.cosine_similarity(features.float(), targets.float(), dim=-1)).mean()
+    return F.mse_loss(features.float(), targets.float())
+
+
+def collate_language_model(items: Sequence[Mapping[str, NDArray]]) -> Batch:
+    """Pad items to one batch.
+
+    An item holds `prompt_content` [P], `prompt_acoustic` [codebooks, P], `source_content` [T], `source_acoustic`
+    [codebooks, T], `style` [192], `timbre` [32, 128] and, for distillation, `teacher` [T, D] at the model's frame rate.
+    The batch holds `content` [B, L], `acoustic` [B, codebooks, L], `prompt_lengths` and `lengths` [B] (prompt and
+    source together), `style`, `timbre` and `teacher` [B, longest source, D]. Raises ValueError that names the item
+    where lengths disagree, the source is empty, or both together pass the sequence limit.
+    """
+    for i, item in enumerate(items):
+        prompt, source = len(item["prompt_content"]), len(item["source_content"])
+        if item["prompt_acoustic"].shape[-1] != prompt or item["source_acoustic"].shape[-1] != source:
+            raise ValueError(f"item {i}: content and acoustic codes differ in length")
+        if not source:
+            raise ValueError(f"item {i}: the source is empty")
+        if prompt + source > MAX_FRAMES:
+            raise ValueError(
+                f"item {i}: {prompt} frames of prompt and {source} of source pass the limit of {MAX_FRAMES}"
+            )
+        if "teacher" in item and len(item["teacher"]) != source:
+            raise ValueError(f"item {i}: {len(item['teacher'])} teacher frames for {source} frames of source")
+    pairs = [("prompt_content", "source_content"), ("prompt_acoustic", "source_acoustic")]
+    content, acoustic = (
+        [torch.from_numpy(np.concatenate([item[a], item[b]], axis=-1).astype(np.int64)) for item in items]
+        for a, b in pairs
+    )
+    batch = {
+        "content": nn.utils.rnn.pad_sequence(content, batch_first=True),
+        "acoustic": nn.utils.rnn.pad_sequence([a.T for a in acoustic], batch_first=True).transpose(1, 2),
+        "prompt_lengths": torch.tensor([len(item["prompt_content"]) for item in items]),
+        "lengths": torch.tensor([len(codes) for codes in content]),
+        "style": torch.from_numpy(np.stack([item["style"] for item in items]).astype(np.float32)),
+        "timbre": torch.from_numpy(np.stack([item["timbre"] for item in items]).astype(np.float32)),
+    }
+    if all("teacher" in item for item in items):
+        teacher = [torch.from_numpy(np.asarray(item["teacher"], dtype=np.float32)) for item in items]
+        batch["teacher"] = nn.utils.rnn.pad_sequence(teacher, batch_first=True)
+    return batch
+
+
+def language_model(config: AcousticLMConfig, weights: Mapping[str, Tensor] | None = None, seed: int = 0) -> AcousticLM:
+    """Build an `AcousticLM` to be trained: with its content head, from `weights` or, without, from random ones.
+
+    Weights of a converted checkpoint hold no content head: it then starts from random values, and nothing else does.
+    Raises CheckpointError where the weights are another network's.
+    """
+    lm = AcousticLM(config, content_head=True)
+    initialise(lm, seed)
+    if weights is not None:
+        head = {f"decoder.model.{key}" for key in ("norm.weight", "output.weight")}
+        own = lm.state_dict()
+        if len(head & weights.keys()) == 1:
+            raise CheckpointError("acoustic_lm: half of the content head is missing")
+        copied = {key: value.clone() for key, value in weights.items()}  # loading shares memory, training writes to it
+        load_networks({"acoustic_lm": lm}, {"acoustic_lm": {**{key: own[key] for key in head}, **copied}})
+    return lm
