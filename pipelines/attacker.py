@@ -18,14 +18,10 @@ import pyarrow.dataset as pds
 from governance.lineage import AnonymizerUsed, ModelUsed
 from models import registry
 from models.attackers import FORMAT, SHRINKAGE, SpeakerBackend, train_backend
-from operators.cut import MOST_PIECES, SHORTEST_PIECE, Cut, count_pieces
-from operators.keys import derive_key
+from operators.cut import MOST_PIECES, SHORTEST_PIECE
 from operators.schema import InputError
-from operators.select import Select
-from pipelines.anonymize import finished_ids, read_view
-from pipelines.attacker_corpus import Recording, read_recordings, recorded_once, refuse_shared_recordings
-from pipelines.audit import attacker_schema, attacker_steps
-from pipelines.cluster import run_pass
+from pipelines.attacker_corpus import Recording, anonymize_corpus, read_recordings, refuse_shared_recordings
+from pipelines.audit import attacker_schema, listening_steps
 from pipelines.config import Job
 from pipelines.runs import Run
 from pipelines.survey import Survey
@@ -65,7 +61,8 @@ def train_attacker(
         except ValueError as fault:
             raise InputError(f"{fault}; delete it, and the attacker is trained anew") from None
     folder = run.parts(f"attacker-{digest[:16]}")
-    _embed_corpus(run, survey, recordings, folder, track)
+    listen = listening_steps(job, survey.folder, folder, registry.PROFILES[job.profile]["speaker"])
+    anonymize_corpus(run, survey, recordings, folder, listen, track)
     table = pds.dataset(folder, format="parquet", schema=attacker_schema()).to_table(filter=pds.field("reason") == "")
     # In a fixed order, so that the same embeddings make the same attacker, whoever finished first.
     table = table.sort_by("utt_id")
@@ -81,25 +78,6 @@ def train_attacker(
     partial.replace(kept)
     track.say(f"trained the semi-informed attacker on {backend.utterances} utterances of {backend.speakers} speakers")
     return backend, kept
-
-
-def _embed_corpus(run: Run, survey: Survey, recordings: dict[str, Recording], folder: Path, track: "Track") -> None:
-    """Fill `folder` with embeddings of the training corpus, anonymized by the audited system with a key of its own."""
-    job = run.job
-    alone = recorded_once(recordings)
-    whole = frozenset(recordings) - alone
-    done = finished_ids(folder, "training")
-    finished = {utt_id if utt_id in whole else utt_id.rpartition("#")[0] for utt_id in done}
-    total = len(whole) + sum(count_pieces(recordings[utt_id].seconds) for utt_id in alone)
-    description = "anonymize the attacker's corpus"
-    track.begin(description, total, len(done))
-    if finished >= recordings.keys():
-        return
-    wanted = frozenset(recordings) - finished
-    select = Select("training", ("utt_id", "speaker_id", "audio"), only=wanted)
-    cut = (Cut, {"wanted": alone & wanted, "sample_rate": job.sample_rate})
-    steps = attacker_steps(job, survey.folder, derive_key(run.key, "attacker training"), folder, cut)
-    run_pass(read_view(list(survey.files), select, survey.schema), steps, job.workers, job.gpus, track, description)
 
 
 def attacker_used(kept: Path) -> ModelUsed:

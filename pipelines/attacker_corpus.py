@@ -1,4 +1,6 @@
-"""The corpus that a semi-informed attacker is trained on: who may be in it, and which of its recordings can be used."""
+"""The corpus that a semi-informed attacker is trained on: who may be in it, which of its recordings can be used, and
+how they are anonymized for the training.
+"""
 
 import hashlib
 import io
@@ -6,16 +8,26 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow.dataset as pds
 import soundfile
 
 from metrics.validity import refuse_training_overlap
-from operators.cut import count_pieces
+from operators.cut import Cut, count_pieces
 from operators.decode import Decode, Unusable
+from operators.keys import derive_key
 from operators.schema import InputError
-from operators.select import has_ids
+from operators.select import Select, has_ids
+from pipelines.anonymize import finished_ids, read_view
+from pipelines.audit import speech_steps
+from pipelines.cluster import run_pass
+from pipelines.runs import Run
 from pipelines.survey import Survey, open_index, read_batches, survey_index
+
+if TYPE_CHECKING:
+    from operators.chain import Step
+    from pipelines.progress import Track
 
 ROWS_AT_ONCE = 16  # of encoded audio, in memory while a corpus is hashed
 
@@ -106,3 +118,27 @@ def refuse_shared_recordings(digests: Iterable[str], anonymized: Path) -> None:
             f"{len(shared)} recordings are both in the attacker's training corpus and in the trials, under other "
             "names; leave their speakers out of the training corpus"
         )
+
+
+def anonymize_corpus(
+    run: Run, survey: Survey, recordings: dict[str, Recording], folder: Path, then: "list[Step]", track: "Track"
+) -> None:
+    """Anonymize the recordings as the audited system does, with a key of the attacker's own, and go on with `then`.
+
+    The last of `then` writes into `folder`; what a former try wrote there is not done again.
+    """
+    job = run.job
+    alone = recorded_once(recordings)
+    whole = frozenset(recordings) - alone
+    done = finished_ids(folder, "training")
+    finished = {utt_id if utt_id in whole else utt_id.rpartition("#")[0] for utt_id in done}
+    total = len(whole) + sum(count_pieces(recordings[utt_id].seconds) for utt_id in alone)
+    description = "anonymize the attacker's corpus"
+    track.begin(description, total, len(done))
+    if finished >= recordings.keys():
+        return
+    wanted = frozenset(recordings) - finished
+    select = Select("training", ("utt_id", "speaker_id", "audio"), only=wanted)
+    cut = (Cut, {"wanted": alone & wanted, "sample_rate": job.sample_rate})
+    steps = [*speech_steps(job, survey.folder, derive_key(run.key, "attacker training"), cut), *then]
+    run_pass(read_view(list(survey.files), select, survey.schema), steps, job.workers, job.gpus, track, description)

@@ -45,6 +45,9 @@ class Job(BaseModel):
         None,
         description="Index to train the semi-informed attacker on, of other speakers; default: folds of the corpus.",
     )
+    attacker: str | None = Field(
+        None, description="A trained attacker: its folder, or models:/name/version; made by `voxveil attacker train`."
+    )
     trials: str | None = Field(
         None, description="Table of official trials (`prepare vpc`); default: the one beside the index, or drawn."
     )
@@ -92,6 +95,12 @@ class Job(BaseModel):
         return columns
 
     @model_validator(mode="after")
+    def one_attacker_at_most(self) -> Self:
+        if self.attacker is not None and self.attacker_corpus is not None:
+            raise ValueError("name an attacker that was trained, or a corpus to train one on, not both")
+        return self
+
+    @model_validator(mode="after")
     def anonymizer_is_complete(self) -> Self:
         self.anonymizer_spec.check()
         return self
@@ -129,6 +138,7 @@ def load_job(config: Path | None, options: dict[str, Any]) -> Job:
             "policy",
             "model",
             "voices",
+            "attacker",
             "attacker_corpus",
             "trials",
         )  # a job file's start where the file lies

@@ -74,6 +74,8 @@ def describe_plan(job: Job, kind: Kind, console: Console) -> None:
         table.add_row(
             "semi-informed", f"trained on {plan.training.speakers} speakers of {escape(str(job.attacker_corpus))}"
         )
+    elif plan.network is not None:
+        table.add_row("semi-informed", f"{escape(plan.network.uri)}, trained on {plan.network.card.speakers} speakers")
     elif plan.trains_in_folds:
         table.add_row("semi-informed", "trained on folds of the corpus itself; --attacker-corpus names another")
     table.add_row("policy", f"{plan.policy.name} {plan.policy.version}, {len(plan.policy.rules)} rules")

@@ -10,6 +10,7 @@ from models.attackers import SpeakerBackend
 from models.emotion import CLASSES
 from pipelines.evidence.emotions import measure_emotions
 from pipelines.evidence.privacy import attack, infer_attributes
+from pipelines.evidence.semi_informed import Listening
 from pipelines.evidence.sound import measure_sound
 from pipelines.evidence.subgroups import measure_subgroups
 from pipelines.evidence.views import Views
@@ -25,7 +26,7 @@ def gather_evidence(
     subgroups: tuple[str, ...],
     language: str,
     seed: int,
-    semi_informed: SpeakerBackend | Literal["folds"] | None = None,
+    semi_informed: SpeakerBackend | Listening | Literal["folds"] | None = None,
     official: OfficialTrials | None = None,
 ) -> Evidence:
     """Return all figures. `unusable` of `rows` input rows were set aside; `language` is that of rows naming none.

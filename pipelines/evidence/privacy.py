@@ -14,7 +14,7 @@ from metrics.trials import EnrolmentTrialSplit, Trials, cosine_trials
 from metrics.validity import attack_validity, session_overlap, training_gain, trial_numbers
 from metrics.verification import evaluate_verification
 from models.attackers import SpeakerBackend
-from pipelines.evidence.semi_informed import attack_in_folds, attack_with
+from pipelines.evidence.semi_informed import Listening, attack_by_listening, attack_in_folds, attack_with
 from pipelines.evidence.subgroups import attack_parts
 from pipelines.evidence.views import Views, stack
 from pipelines.trials import OfficialTrials, keep_listed
@@ -27,15 +27,16 @@ def attack(
     views: Views,
     attacker: pa.Table,
     seed: int,
-    semi_informed: SpeakerBackend | Literal["folds"] | None = None,
+    semi_informed: SpeakerBackend | Listening | Literal["folds"] | None = None,
     official: OfficialTrials | None = None,
 ) -> tuple[Attacks, Figures, list[str]]:
     """Return the trials of each scenario, their figures, and what a reader has to know.
 
     `attacker` holds `utt_id` and `embedding` of the enrolment half, anonymized by the attacker with a key of its own.
-    `semi_informed` is the back-end of an attacker trained on other people; "folds" trains it on the corpus itself, all
-    of which the table then holds; None leaves this attack out. `official` says who is compared with whom; where it is
-    None, everybody is with everybody. Linkability and singling out look for a person among all in either case.
+    `semi_informed` is the back-end of an attacker trained on other people, or what its network heard; "folds" trains
+    it on the corpus itself, all of which the table then holds; None leaves this attack out. `official` says who is
+    compared with whom; where it is None, everybody is with everybody. Linkability and singling out look for a person
+    among all in either case.
     """
     split = views.split(seed, official)
     speakers = np.unique(views.speakers, return_inverse=True)[1]  # codes: a trial carries two of them
@@ -70,6 +71,9 @@ def attack(
                 everybody = np.array([speaker_of[utt_id] for utt_id in own])
                 whole = np.stack(list(own.values()))
                 trained = attack_in_folds(whole, everybody, informed, informed_of, after, tried, seed)
+            elif isinstance(semi_informed, Listening):
+                names = [[views.utt_ids[row] for row in rows] for rows in (split.enrolment, split.trial)]
+                trained = attack_by_listening(semi_informed, names[0], known, names[1], tried)
             else:
                 trained = attack_with(semi_informed, informed, informed_of, after, tried)
             attacks["semi_informed"], reasons_of["semi_informed"] = trained.trials, trained.reasons
