@@ -26,10 +26,11 @@ from fill_weights import fill_tensor  # noqa: E402
 
 from models.streamvoiceanon import StreamVoiceAnon, Voice  # noqa: E402
 from models.streamvoiceanon import checkpoint as checkpoints  # noqa: E402
+from models.streamvoiceanon.frontend import PUBLISHED  # noqa: E402
 from models.streamvoiceanon.generation import Utterance, write_all  # noqa: E402
 from models.streamvoiceanon.model import Config, build_networks  # noqa: E402
 
-FRAME_SECONDS = StreamVoiceAnon.frame_samples / StreamVoiceAnon.sample_rate
+FRAME_SECONDS = PUBLISHED.seconds
 ORIGINAL = {
     "streaming.rtf.1": 35.0,
     "encoder": 5.0,
@@ -93,7 +94,7 @@ def measure_streaming(model: StreamVoiceAnon, sessions: int, frames: int) -> dic
     batch = model.open_batch(sessions)
     voice = random_voice(48)
     slots = [batch.open(voice, 2, torch.Generator().manual_seed(i)) for i in range(sessions)]
-    samples = 0.1 * torch.randn(sessions, StreamVoiceAnon.frame_samples, generator=torch.Generator().manual_seed(1))
+    samples = 0.1 * torch.randn(sessions, PUBLISHED.samples, generator=torch.Generator().manual_seed(1))
     for _ in range(4):  # past the delay, everything allocated
         batch.step(dict(zip(slots, samples, strict=True)))
     encoder = Stopwatch(model.content_encoder, "forward")
@@ -122,7 +123,7 @@ def measure_offline(model: StreamVoiceAnon, utterances: int, seconds: float) -> 
     """Anonymize `utterances` waves of `seconds` in one call."""
     draw = torch.Generator().manual_seed(2)
     frames = round(seconds / FRAME_SECONDS)
-    waves = [0.1 * torch.randn(frames * StreamVoiceAnon.frame_samples, generator=draw) for _ in range(utterances)]
+    waves = [0.1 * torch.randn(frames * PUBLISHED.samples, generator=draw) for _ in range(utterances)]
     voice = random_voice(48)
     encoder, decoder = Stopwatch(model, "encode_content"), Stopwatch(model, "decode_acoustic")
     start, computing = time.perf_counter(), time.process_time()

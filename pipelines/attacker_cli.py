@@ -73,7 +73,7 @@ def train(
     survey, used = survey_training(corpus, attacked=()), anonymizer_used(job)
     if network is None and checkpoint is not None and job.profile != "standard":
         raise InputError("--checkpoint is where a network starts from; name its settings too (--network)")
-    settings = load_settings(network) if network is not None else NetworkSettings.model_validate({})
+    settings = load_fields(NetworkSettings, network, {}, ())
     initial = find_checkpoint(checkpoint, job.profile)
     with tracking_progress(console) as track:
         run = start_run(job, "attacker", {"index": survey.digest}, resume)

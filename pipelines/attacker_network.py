@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from governance.attackers import (
     MOST_LOSSES,
@@ -100,21 +100,6 @@ class Network:
         return ModelUsed(
             role="semi-informed attacker", uri=self.uri, digest=hashlib.sha256(digests.encode()).hexdigest()
         )
-
-
-def load_settings(path: Path) -> NetworkSettings:
-    """Read settings from a YAML file. Raises InputError, one line."""
-    import yaml
-
-    try:
-        return NetworkSettings.model_validate(yaml.safe_load(path.read_text()))
-    except OSError as fault:
-        raise InputError(f"cannot read the settings {path}: {fault.strerror}") from None
-    except (yaml.YAMLError, TypeError, UnicodeDecodeError):
-        raise InputError(f"{path} must be YAML with fields such as `channels: 1024`") from None
-    except ValidationError as fault:
-        first = fault.errors()[0]
-        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def find_network(uri: str, tracking: str, anonymizer: AnonymizerUsed, attacked: list[str]) -> Network:

@@ -77,10 +77,10 @@ def extract_features(run: Run, survey: Survey, unusable: frozenset[str], track: 
         return
     parts = sorted(str(part) for part in (run.work / "anonymized").glob("*.parquet"))
     original = read_view(
-        list(survey.files), Select("original", columns, excluded | finished["original"]), survey.schema
+        survey.folder, survey.files, Select("original", columns, excluded | finished["original"]), survey.schema
     )
     anonymized = read_view(
-        parts, Select("anonymized", columns, excluded | finished["anonymized"]), parts_schema(columns)
+        str(run.work), parts, Select("anonymized", columns, excluded | finished["anonymized"]), parts_schema(columns)
     )
     steps: list[Step] = [
         (Decode, {"folder": survey.folder, "sample_rate": AUDIT_RATE, "max_seconds": job.max_seconds + 1}),
@@ -104,10 +104,22 @@ def anonymize_as_attacker(run: Run, survey: Survey, wanted: frozenset[str], trac
     if len(finished) == len(wanted):
         return
     select = Select("attacker", view_columns(job, survey), finished, only=wanted)
+<<<<<<< HEAD
     weights = PROFILES[job.profile]["speaker"]
     steps = speech_steps(job, survey.folder, derive_key(run.key, "attacker"))
     steps += listening_steps(job, survey.folder, folder, weights)
     run_pass(read_view(list(survey.files), select, survey.schema), steps, job.workers, job.gpus, track, description)
+=======
+    steps = attacker_steps(job, survey.folder, derive_key(run.key, "attacker"), folder)
+    run_pass(
+        read_view(survey.folder, survey.files, select, survey.schema),
+        steps,
+        job.workers,
+        job.gpus,
+        track,
+        description,
+    )
+>>>>>>> main
 
 
 def attacker_schema() -> pa.Schema:

@@ -6,15 +6,17 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 """
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from pipelines.attacker_cli import attacker_app
-from pipelines.config import Job
+from pipelines.config import AUDIT_FIELDS, Job
 from pipelines.faults import console, told_in_one_line
 from pipelines.fetch import fetch
+from pipelines.finetune_cli import finetune_app
 from pipelines.model import model_app
 from pipelines.options import takes_job
 from pipelines.prepare.cli import prepare_app
@@ -34,6 +36,7 @@ for part, name in (
     (voices_app, "voices"),
     (model_app, "model"),
     (attacker_app, "attacker"),
+    (finetune_app, "finetune"),
 ):
     app.add_typer(part, name=name)
 app.command(epilog="Example: `voxveil fetch --profile standard`")(fetch)
@@ -97,7 +100,7 @@ def audit(
 
 @app.command(epilog="Example: `voxveil anonymize --index corpus/index.parquet --name calls-2026 --anonymizer mcadams`")
 @told_in_one_line
-@takes_job
+@partial(takes_job, without=AUDIT_FIELDS)
 def anonymize(job: Job, resume: Annotated[bool, RESUME] = False) -> None:
     """Only anonymize: the result was attacked by nobody and stays in the run's private folder.
 

@@ -22,7 +22,7 @@ from governance.manifest import ManifestError, read_manifest
 from governance.policy import Policy, load_policy
 from governance.publish import check_target, publish
 from governance.report import Report
-from governance.tracking import TrackingUnavailable, check_tracking, record, tracking_uri
+from governance.tracking import TrackingUnavailable, check_tracking, record, record_published, tracking_uri
 from models import registry
 from operators.schema import InputError
 from pipelines.anonymize import (
@@ -180,6 +180,7 @@ def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
     released = None
     if kind == "release" and report.decision == "release":
         publish(run.staged, plan.target, report, run_id)
+        record_published(run_id, plan.target, plan.tracking)
         released = plan.target
     run.close()
     return Outcome(report, run.folder, plan.tracking, run_id, released)

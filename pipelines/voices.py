@@ -140,7 +140,6 @@ def build(
 def list_voices(bank: Annotated[Path, typer.Argument(help="A voice bank.")]) -> None:
     """List the voices of a bank with the length of their prompts."""
     from models.streamvoiceanon import VoiceBank
-    from models.streamvoiceanon.frontend import FRAME_SAMPLES, SAMPLE_RATE
 
     try:
         voices = VoiceBank.load(bank).voices
@@ -148,5 +147,5 @@ def list_voices(bank: Annotated[Path, typer.Argument(help="A voice bank.")]) -> 
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     for voice in voices:
-        typer.echo(f"{voice.voice_id}  {voice.frames * FRAME_SAMPLES / SAMPLE_RATE:5.1f} s")
+        typer.echo(f"{voice.voice_id}  {voice.seconds:5.1f} s")
     typer.echo(f"{len(voices)} voices")

@@ -20,6 +20,7 @@ from models.streamvoiceanon.transformer import (
     TransformerState,
     new_caches,
     rotary_table,
+    run_layers,
 )
 
 MAX_DELAY = 8  # frames that the wait embeddings cover
@@ -27,7 +28,7 @@ MAX_DELAY = 8  # frames that the wait embeddings cover
 
 @dataclass(frozen=True)
 class AcousticLMConfig:
-    """Sizes of the published network."""
+    """Sizes of the published network. A `timbre_width` of 0 leaves the timbre latents out."""
 
     content_codes: int = 8192
     acoustic_codes: int = 1000
@@ -89,14 +90,16 @@ class AcousticLM(nn.Module):
         super().__init__()
         self.config = config or AcousticLMConfig()
         self.embedding = nn.Embedding(self.config.content_codes, self.config.width)
-        self.context_in = Linear(self.config.timbre_width, self.config.width)
+        if self.config.timbre_width:
+            self.context_in = Linear(self.config.timbre_width, self.config.width)
         self.style_in = Linear(self.config.style_width, self.config.width)
         self.decoder = _Decoder(self.config, content_head)
         self.register_buffer("rotary", rotary_table(self.config.width // self.config.heads), persistent=False)
 
     def condition(self, style: Tensor, timbre: Tensor) -> Tensor:
         """Map a style vector [..., 192] and timbre latents [..., 32, 128] to the speaker condition [..., 33, width]."""
-        return torch.cat([self.context_in(timbre), self.style_in(style).unsqueeze(-2)], dim=-2)
+        styled = self.style_in(style).unsqueeze(-2)
+        return torch.cat([self.context_in(timbre), styled], dim=-2) if self.config.timbre_width else styled
 
     def embed_content(self, codes: Tensor) -> Tensor:
         """Map content codes [...] to [..., width]."""
@@ -121,9 +124,7 @@ class AcousticLM(nn.Module):
         if int(state.position.max()) + x.shape[1] > slots:
             raise ValueError(f"a sequence of more than {slots} vectors in a state made for {slots}")
         sight = Sight(state, x.shape[1], slots, self.rotary)
-        for layer, cache in zip(self.decoder.model.layers, state.caches, strict=True):
-            x = layer(x, cache, sight)
-        return x, state.moved(x.shape[1])
+        return run_layers(self.decoder.model.layers, x, state.caches, sight), state.moved(x.shape[1])
 
     def content_logits(self, hidden: Tensor) -> Tensor:
         """Map hidden states [..., width] to logits [..., content codes]; only with `content_head`."""
@@ -145,8 +146,7 @@ class AcousticLM(nn.Module):
         for sight in state.sights:
             if codes:
                 x = model.fast_embeddings(codes[-1]).unsqueeze(1)
-            for layer, cache in zip(model.fast_layers, state.caches, strict=True):
-                x = layer(x, cache, sight)
+            x = run_layers(model.fast_layers, x, state.caches, sight)
             codes.append(choose(model.fast_output(model.fast_norm(x)).squeeze(1)))
         return torch.stack(codes, dim=1)
 
@@ -157,6 +157,4 @@ class AcousticLM(nn.Module):
         x = torch.cat([hidden.unsqueeze(1), model.fast_embeddings(codes[:, :-1])], dim=1)
         state = TransformerState(new_caches(model.fast_layers, len(x), count), torch.zeros(len(x), dtype=torch.int64))
         sight = Sight(state, count, count, self.rotary)
-        for layer, cache in zip(model.fast_layers, state.caches, strict=True):
-            x = layer(x, cache, sight)
-        return model.fast_output(model.fast_norm(x))
+        return model.fast_output(model.fast_norm(run_layers(model.fast_layers, x, state.caches, sight)))

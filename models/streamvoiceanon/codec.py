@@ -1,33 +1,44 @@
 """The codec: speech to eight acoustic codes a frame, and back to samples (fish-speech 1.5's Firefly).
 
+A small codec may speak through `spectral.SpectralGenerator` instead of the HiFi-GAN head.
+
 Weight normalization is folded into plain weights at load (`checkpoint.fold_weight_norm`); the networks here hold those.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.streamvoiceanon import kernels
 from models.streamvoiceanon.conv import CausalConv1d, CausalConvTranspose1d, ConvNeXtEncoder, Resample
-from models.streamvoiceanon.frontend import LogMel
+from models.streamvoiceanon.frontend import PUBLISHED, FrameConfig, LogMel
 from models.streamvoiceanon.fsq import FiniteScalarQuantizer
+from models.streamvoiceanon.spectral import SpectralConfig, SpectralGenerator
 from models.streamvoiceanon.state import State
 
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """Sizes of the published network. The product of `rates` is the mel hop, 512 samples."""
+    """Sizes of the published network. The product of `rates` is the mel hop, 512 samples.
+
+    `bounds` says how often the quantizer bounds its input (see `fsq`). With `spectral` the head is a spectral one, and
+    `rates`, `kernels`, `dilations` and `edge_kernel` say nothing.
+    """
 
     bands: int = 160
     depths: tuple[int, ...] = (3, 3, 9, 3)
     widths: tuple[int, ...] = (128, 256, 384, 512)
     codebooks: int = 8
     levels: tuple[int, ...] = (8, 5, 5, 5)
+    bounds: int = 2
     rates: tuple[int, ...] = (8, 8, 2, 2, 2)
     kernels: tuple[int, ...] = (3, 7, 11)
     dilations: tuple[int, ...] = (1, 3, 5)
     edge_kernel: int = 13
+    spectral: SpectralConfig | None = None
 
 
 class ResidualBlock(nn.Module):
@@ -48,7 +59,8 @@ class ResidualBlock(nn.Module):
         after = []
         for first, second, (past1, past2) in zip(self.convs1, self.convs2, state, strict=True):
             y, past1 = first(F.silu(x), past1)
-            x, past2 = second(F.silu(y), past2, residual=x)
+            y, past2 = second(F.silu(y), past2)
+            x = x + y
             after.append((past1, past2))
         return x, tuple(after)
 
@@ -56,14 +68,35 @@ class ResidualBlock(nn.Module):
 class ParallelBlock(nn.Module):
     """The mean of residual blocks of several kernel sizes."""
 
+    packed: kernels.PackedResidualBlocks | None = None
+
     def __init__(self, channels: int, kernels: tuple[int, ...], dilations: tuple[int, ...]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(ResidualBlock(channels, kernel, dilations) for kernel in kernels)
+
+    def pack(self, kind: kernels.WeightType) -> None:
+        """Hold the weights for inference on a CPU, in float32 whatever `kind`."""
+        convolutions = [
+            [causal.conv for pair in zip(block.convs1, block.convs2, strict=True) for causal in pair]  # type: ignore[arg-type]
+            for block in self.blocks
+        ]
+        self.packed = kernels.PackedResidualBlocks(
+            [
+                [(kernels.pack_weights(c.weight.transpose(1, 2), "float32"), c.bias, c.dilation[0]) for c in branch]
+                for branch in convolutions
+            ]
+        )
+        for conv in itertools.chain(*convolutions):
+            conv.weight = None
 
     def initial_state(self, batch: int) -> State:
         return tuple(block.initial_state(batch) for block in self.blocks)  # type: ignore[operator]
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        if self.packed is not None:
+            y, after = self.packed(x, [past for block in state for pair in block for past in pair])
+            pairs = iter(zip(after[::2], after[1::2], strict=True))
+            return y, tuple(tuple(next(pairs) for _ in block) for block in state)
         results = [block(x, past) for block, past in zip(self.blocks, state, strict=True)]
         return torch.stack([y for y, _ in results]).mean(0), tuple(past for _, past in results)
 
@@ -109,14 +142,19 @@ class HiFiGenerator(nn.Module):
 class GroupedQuantizer(nn.Module):
     """One quantizer for every group of channels."""
 
-    def __init__(self, width: int, groups: int, levels: tuple[int, ...]) -> None:
+    def __init__(self, width: int, groups: int, levels: tuple[int, ...], bounds: int) -> None:
         super().__init__()
-        self.rvqs = nn.ModuleList(FiniteScalarQuantizer(width // groups, levels, bounds=2) for _ in range(groups))
+        self.rvqs = nn.ModuleList(FiniteScalarQuantizer(width // groups, levels, bounds) for _ in range(groups))
 
     def encode(self, x: Tensor) -> Tensor:
         """Map [B, n, width] to codes [B, groups, n], int64."""
         parts = x.chunk(len(self.rvqs), dim=-1)
         return torch.stack([q.encode(part) for q, part in zip(self.rvqs, parts, strict=True)], dim=1)  # type: ignore[operator]
+
+    def round_trip(self, x: Tensor) -> Tensor:
+        """What `decode` makes of `encode`, [B, n, width], differentiable."""
+        parts = x.chunk(len(self.rvqs), dim=-1)
+        return torch.cat([q.round_trip(part) for q, part in zip(self.rvqs, parts, strict=True)], -1)  # type: ignore[operator]
 
     def decode(self, codes: Tensor) -> Tensor:
         """Map codes [B, groups, n] to [B, n, width]."""
@@ -124,24 +162,29 @@ class GroupedQuantizer(nn.Module):
 
 
 class _Quantizer(nn.Module):
-    def __init__(self, config: CodecConfig) -> None:
+    def __init__(self, config: CodecConfig, frames: FrameConfig) -> None:
         super().__init__()
         width = config.widths[-1]
-        self.residual_fsq = GroupedQuantizer(width, config.codebooks, config.levels)
-        self.downsample = Resample(width, up=False)
-        self.upsample = Resample(width, up=True)
+        self.residual_fsq = GroupedQuantizer(width, config.codebooks, config.levels, config.bounds)
+        self.downsample = Resample(width, up=False, times=frames.halvings)
+        self.upsample = Resample(width, up=True, times=frames.halvings)
 
 
 class Codec(nn.Module):
-    """Samples at 44.1 kHz to acoustic codes [B, codebooks, frames] and back, both streamed."""
+    """Samples to acoustic codes [B, codebooks, frames] and back, both streamed."""
 
-    def __init__(self, config: CodecConfig | None = None) -> None:
+    def __init__(self, config: CodecConfig | None = None, frames: FrameConfig = PUBLISHED) -> None:
         super().__init__()
         self.config = config or CodecConfig()
-        self.mel = LogMel(self.config.bands)
+        self.mel = LogMel(self.config.bands, frames)
         self.backbone = ConvNeXtEncoder(self.config.bands, self.config.depths, self.config.widths)
-        self.quantizer = _Quantizer(self.config)
-        self.head = HiFiGenerator(self.config)
+        self.quantizer = _Quantizer(self.config, frames)
+        spectral = self.config.spectral
+        self.head = (
+            HiFiGenerator(self.config)
+            if spectral is None
+            else SpectralGenerator(self.config.widths[-1], frames.hop, spectral)
+        )
 
     def initial_encoder_state(self, batch: int) -> State:
         return (
@@ -151,20 +194,29 @@ class Codec(nn.Module):
         )
 
     def encode(self, samples: Tensor, state: State) -> tuple[Tensor, State]:
-        """Map samples [B, n x 2048] to codes [B, codebooks, n], and the state on."""
+        """Map samples [B, n frames] to codes [B, codebooks, n], and the state on."""
+        x, state = self.features(samples, state)
+        return self.quantizer.residual_fsq.encode(x), state
+
+    def features(self, samples: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map samples [B, n frames] to what is quantized, [B, n, width], and the state on."""
         mel_state, backbone_state, down_state = state
         x, mel_state = self.mel(samples, mel_state)
         x, backbone_state = self.backbone(x, backbone_state)
         x, down_state = self.quantizer.downsample(x, down_state)
-        return self.quantizer.residual_fsq.encode(x), (mel_state, backbone_state, down_state)
+        return x, (mel_state, backbone_state, down_state)
 
     def initial_decoder_state(self, batch: int) -> State:
         return self.quantizer.upsample.initial_state(batch), self.head.initial_state(batch)
 
     def decode(self, codes: Tensor, state: State) -> tuple[Tensor, State]:
-        """Map codes [B, codebooks, n] to samples [B, n x 2048] in [-1, 1], and the state on."""
+        """Map codes [B, codebooks, n] to samples [B, n frames] in [-1, 1], and the state on."""
+        samples, state = self.synthesise(self.quantizer.residual_fsq.decode(codes), state)
+        return samples.clamp(-1.0, 1.0), state
+
+    def synthesise(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map quantized features [B, n, width] to samples [B, n frames], and the state on."""
         up_state, head_state = state
-        x = self.quantizer.residual_fsq.decode(codes)
         x, up_state = self.quantizer.upsample(x, up_state)
         x, head_state = self.head(x, head_state)
         return x, (up_state, head_state)

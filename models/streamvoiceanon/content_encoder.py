@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.streamvoiceanon.conv import ConvNeXtEncoder, Resample
-from models.streamvoiceanon.frontend import LogMel
+from models.streamvoiceanon.frontend import PUBLISHED, FrameConfig, LogMel
 from models.streamvoiceanon.state import State
 from models.streamvoiceanon.transformer import WindowedTransformer
 
@@ -55,23 +55,23 @@ class _ResidualQuantizer(nn.Module):
 
 
 class _Quantizer(nn.Module):
-    def __init__(self, config: ContentEncoderConfig) -> None:
+    def __init__(self, config: ContentEncoderConfig, frames: FrameConfig) -> None:
         super().__init__()
         width = config.widths[-1]
-        self.downsample = Resample(width, up=False)
+        self.downsample = Resample(width, up=False, times=frames.halvings)
         self.pre_module = WindowedTransformer(width, config.heads, config.hidden, config.layers, config.window)
         self.residual_bsq = _ResidualQuantizer(width, config.bits)
 
 
 class ContentEncoder(nn.Module):
-    """Samples at 44.1 kHz to content codes, one for every 2,048 samples."""
+    """Samples to content codes, one for every frame (2,048 samples at 44.1 kHz as published)."""
 
-    def __init__(self, config: ContentEncoderConfig | None = None) -> None:
+    def __init__(self, config: ContentEncoderConfig | None = None, frames: FrameConfig = PUBLISHED) -> None:
         super().__init__()
         self.config = config or ContentEncoderConfig()
-        self.mel = LogMel(self.config.bands)
+        self.mel = LogMel(self.config.bands, frames)
         self.backbone = ConvNeXtEncoder(self.config.bands, self.config.depths, self.config.widths)
-        self.quantizer = _Quantizer(self.config)
+        self.quantizer = _Quantizer(self.config, frames)
 
     def initial_state(self, batch: int, chunk: int) -> State:
         """The state of fresh streams, for chunks of at most `chunk` frames."""
@@ -83,18 +83,23 @@ class ContentEncoder(nn.Module):
         )
 
     def forward(self, samples: Tensor, state: State, mels: Tensor | None = None) -> tuple[Tensor, State]:
-        """Map samples [B, n x 2048] to codes [B, n], and the state on.
+        """Map samples [B, n frames] to codes [B, n], and the state on; `mels` as in `features`."""
+        x, state = self.features(samples, state, mels)
+        return self.quantizer.residual_bsq.rvqs[0](x), state
+
+    def features(self, samples: Tensor, state: State, mels: Tensor | None = None) -> tuple[Tensor, State]:
+        """Map samples [B, n frames] to what is quantized, [B, n, width], and the state on.
 
         `mels` [B]: how many mel frames of this chunk lie within the utterance; those after it are zeroed before and
         after the backbone, as the published network does. None: all.
         """
         mel_state, backbone_state, down_state, transformer_state = state
         x, mel_state = self.mel(samples, mel_state)
-        within = None if mels is None else (torch.arange(x.shape[1]) < mels.unsqueeze(1)).unsqueeze(2).to(x.device)
+        place = torch.arange(x.shape[1], device=x.device)
+        within = None if mels is None else (place < mels.to(x.device).unsqueeze(1)).unsqueeze(2)
         x = x if within is None else x * within
         x, backbone_state = self.backbone(x, backbone_state)
         x = x if within is None else x * within
         x, down_state = self.quantizer.downsample(x, down_state)
         x, transformer_state = self.quantizer.pre_module(x, transformer_state)
-        codes = self.quantizer.residual_bsq.rvqs[0](x)
-        return codes, (mel_state, backbone_state, down_state, transformer_state)
+        return x, (mel_state, backbone_state, down_state, transformer_state)

@@ -41,6 +41,13 @@ class FiniteScalarQuantizer(nn.Module):
         level = x.round() + self.levels // 2
         return (level.long() * self.basis).sum(-1)
 
+    def round_trip(self, x: Tensor) -> Tensor:
+        """What `decode` makes of `encode`, with the gradient of no rounding at all, for training."""
+        x = self.project_in(x)
+        for _ in range(self.bounds):
+            x = self._bound(x)
+        return self.project_out((x + (x.round() - x).detach()) / (self.levels // 2))
+
     def decode(self, codes: Tensor) -> Tensor:
         """Map codes [...] to [..., width]."""
         level = codes.unsqueeze(-1) // self.basis % self.levels

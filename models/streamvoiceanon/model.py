@@ -1,7 +1,8 @@
 """StreamVoiceAnon: the five networks together, as an anonymizer of whole utterances and of live streams.
 
-Waves are float32 [samples] at 44.1 kHz. What an utterance becomes depends on its wave, its voice and its seed: with
-the CPU kernels to the last bit, whatever else is in the batch and whether it is streamed or not.
+Waves are float32 [samples] at the model's rate, 44.1 kHz as published. What an utterance becomes depends on its wave,
+its voice and its seed: with the CPU kernels to the last bit, whatever else is in the batch and whether it is streamed
+or not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,12 +18,13 @@ from models.streamvoiceanon import checkpoint, kernels, style_encoder
 from models.streamvoiceanon.acoustic_lm import AcousticLM, AcousticLMConfig
 from models.streamvoiceanon.codec import Codec, CodecConfig
 from models.streamvoiceanon.content_encoder import ContentEncoder, ContentEncoderConfig
-from models.streamvoiceanon.frontend import FRAME_SAMPLES, HOP, SAMPLE_RATE
+from models.streamvoiceanon.frontend import FrameConfig
 from models.streamvoiceanon.generation import MAX_PROMPT_FRAMES, Prompt, Utterance, check_delay, write_all
 from models.streamvoiceanon.linear import pack
+from models.streamvoiceanon.spectral import SpectralConfig
 from models.streamvoiceanon.state import State
 from models.streamvoiceanon.stream import Stream, StreamBatch, check_wave
-from models.streamvoiceanon.style_encoder import StyleEncoder
+from models.streamvoiceanon.style_encoder import StyleEncoder, band_statistics
 from models.streamvoiceanon.timbre_encoder import TimbreEncoder
 from models.streamvoiceanon.voices import Voice, VoiceBank, mix_with_noise
 
@@ -30,13 +32,18 @@ ENCODER_CHUNK = 128  # frames that an offline pass reads at once: memory does no
 DECODER_CHUNK = 32
 SILENCE = 1e-4  # a prompt that never passes -80 dBFS says nothing about a voice
 DEFAULT_DELAY = 2  # frames
+STYLE_LEVEL = 0.1  # root mean square that a prompt is brought to before its bands are looked at
 
 Precision = Literal["auto", "float32", "int8", "bfloat16"]
 
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of the five networks; the defaults are the published ones."""
+    """Sizes of the five networks; the defaults are the published ones.
+
+    `speaker` says what a voice's style is: "encoders" are the two published networks, "statistics" the mean and
+    deviation of the content encoder's log-mel bands (`style_encoder.band_statistics`), without weights, without timbre.
+    """
 
     content_encoder: ContentEncoderConfig = field(default_factory=ContentEncoderConfig)
     codec: CodecConfig = field(default_factory=CodecConfig)
@@ -45,28 +52,29 @@ class Config:
     timbre_channels: int = 512
     timbre_latents: int = 32
     timbre_heads: int = 8
+    frames: FrameConfig = field(default_factory=FrameConfig)
+    speaker: Literal["encoders", "statistics"] = "encoders"
 
 
 def build_networks(config: Config, content_head: bool = False) -> dict[str, nn.Module]:
-    """Return the five networks by name, without memory for their weights (on the meta device): they are loaded into."""
+    """Return the networks by name, without memory for their weights (on the meta device): they are loaded into."""
     lm = config.acoustic_lm
     with torch.device("meta"):
-        return {
+        networks: dict[str, nn.Module] = {
             "acoustic_lm": AcousticLM(lm, content_head),
-            "content_encoder": ContentEncoder(config.content_encoder),
-            "codec": Codec(config.codec),
-            "style_encoder": StyleEncoder(lm.style_width, config.style_layers),
-            "timbre_encoder": TimbreEncoder(
-                config.timbre_channels, lm.timbre_width, config.timbre_latents, config.timbre_heads
-            ),
+            "content_encoder": ContentEncoder(config.content_encoder, config.frames),
+            "codec": Codec(config.codec, config.frames),
         }
+        if config.speaker == "encoders":
+            networks["style_encoder"] = StyleEncoder(lm.style_width, config.style_layers)
+            networks["timbre_encoder"] = TimbreEncoder(
+                config.timbre_channels, lm.timbre_width, config.timbre_latents, config.timbre_heads
+            )
+    return networks
 
 
 class StreamVoiceAnon:
     """The neural anonymizer. Make one with `from_pretrained` or `from_state_dicts`."""
-
-    sample_rate = SAMPLE_RATE
-    frame_samples = FRAME_SAMPLES
 
     def __init__(
         self,
@@ -84,6 +92,7 @@ class StreamVoiceAnon:
         other networks are always float32. `voices` is what `draw_voice` draws from, mixed with noise by `alpha`.
         """
         self.config, self.voices, self.alpha = config, voices, alpha
+        self.sample_rate, self.frame_samples = config.frames.sample_rate, config.frames.samples
         self.device = torch.device(device)
         fast = self.device.type == "cpu" and kernels.available()
         if precision == "auto":
@@ -91,13 +100,14 @@ class StreamVoiceAnon:
         if precision == "int8" and not fast:
             raise ValueError("int8 weights need a CPU and a C compiler (cc) for the kernels: use float32 or bfloat16")
         self.precision = precision
-        for network in networks.values():
+        self._networks = tuple(networks.values())
+        for network in self._networks:
             network.to(self.device)
         self.acoustic_lm: AcousticLM = networks["acoustic_lm"]  # type: ignore[assignment]
         self.content_encoder: ContentEncoder = networks["content_encoder"]  # type: ignore[assignment]
         self.codec: Codec = networks["codec"]  # type: ignore[assignment]
-        self.style_encoder: StyleEncoder = networks["style_encoder"]  # type: ignore[assignment]
-        self.timbre_encoder: TimbreEncoder = networks["timbre_encoder"]  # type: ignore[assignment]
+        self.style_encoder: StyleEncoder | None = networks.get("style_encoder")  # type: ignore[assignment]
+        self.timbre_encoder: TimbreEncoder | None = networks.get("timbre_encoder")  # type: ignore[assignment]
         if fast:
             pack(self.content_encoder, "float32")
             pack(self.codec, "float32")
@@ -142,32 +152,33 @@ class StreamVoiceAnon:
 
     @torch.inference_mode()
     def encode_content(self, wave: Tensor) -> Tensor:
-        """Map a wave [samples] to content codes [T], one for every frame of 2,048 samples begun."""
+        """Map a wave [samples] to content codes [T], one for every frame begun."""
         check_wave(wave)
+        frames = self.config.frames
         state = self.content_encoder.initial_state(1, chunk=ENCODER_CHUNK)
         codes = []
-        for start in range(0, len(wave), ENCODER_CHUNK * FRAME_SAMPLES):
-            chunk, whole = _frames(wave[start : start + ENCODER_CHUNK * FRAME_SAMPLES])
-            mels = None if whole % FRAME_SAMPLES == 0 else torch.tensor([whole // HOP])
+        for start in range(0, len(wave), ENCODER_CHUNK * frames.samples):
+            chunk, whole = self._whole_frames(wave[start : start + ENCODER_CHUNK * frames.samples])
+            mels = None if whole % frames.samples == 0 else torch.tensor([whole // frames.hop])
             part, state = self.content_encoder(chunk.unsqueeze(0).to(self.device), state, mels)
             codes.append(part[0].cpu())
         return torch.cat(codes) if codes else torch.zeros(0, dtype=torch.int64)
 
     @torch.inference_mode()
     def encode_acoustic(self, wave: Tensor) -> Tensor:
-        """Map a wave [samples] to acoustic codes [8, T], one column for every frame of 2,048 samples begun."""
+        """Map a wave [samples] to acoustic codes [8, T], one column for every frame begun."""
         check_wave(wave)
         state: State = self.codec.initial_encoder_state(1)
         codes = []
-        for start in range(0, len(wave), ENCODER_CHUNK * FRAME_SAMPLES):
-            chunk, _ = _frames(wave[start : start + ENCODER_CHUNK * FRAME_SAMPLES])
+        for start in range(0, len(wave), ENCODER_CHUNK * self.frame_samples):
+            chunk, _ = self._whole_frames(wave[start : start + ENCODER_CHUNK * self.frame_samples])
             part, state = self.codec.encode(chunk.unsqueeze(0).to(self.device), state)
             codes.append(part[0].cpu())
         return torch.cat(codes, dim=1) if codes else torch.zeros(self.config.codec.codebooks, 0, dtype=torch.int64)
 
     @torch.inference_mode()
     def decode_acoustic(self, codes: Tensor) -> Tensor:
-        """Map acoustic codes [8, T] to a wave [T x 2048]. Raises ValueError where a code is out of range."""
+        """Map acoustic codes [8, T] to a wave of T frames. Raises ValueError where a code is out of range."""
         books, size = self.config.codec.codebooks, self.config.acoustic_lm.acoustic_codes
         if (
             codes.ndim != 2
@@ -175,12 +186,13 @@ class StreamVoiceAnon:
             or (codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size)
         ):
             raise ValueError(f"acoustic codes are [{books}, T] between 0 and {size - 1}")
-        wave = torch.empty(codes.shape[1] * FRAME_SAMPLES)
+        length = self.frame_samples
+        wave = torch.empty(codes.shape[1] * length)
         state = self.codec.initial_decoder_state(1)
         for start in range(0, codes.shape[1], DECODER_CHUNK):
             part = codes[:, start : start + DECODER_CHUNK].long()
             samples, state = self.codec.decode(part.unsqueeze(0).to(self.device), state)
-            wave[start * FRAME_SAMPLES : start * FRAME_SAMPLES + samples.shape[1]] = samples[0].cpu()
+            wave[start * length : start * length + samples.shape[1]] = samples[0].cpu()
         return wave
 
     # Voices
@@ -194,7 +206,7 @@ class StreamVoiceAnon:
         average: bool = False,
         voice_id: str = "",
     ) -> Voice:
-        """Prepare a voice from one or several prompts [samples], concatenated and cropped to 512 whole frames (23.8 s).
+        """Prepare a voice from one or several prompts [samples], concatenated and cropped to 512 whole frames.
 
         With `average` style and timbre are the mean over the prompts instead of those of the concatenation. `alpha`
         mixes both with noise drawn from `generator`. Raises ValueError for a prompt that is silent, not finite or
@@ -203,16 +215,16 @@ class StreamVoiceAnon:
         prompts = [waves] if isinstance(waves, Tensor) else list(waves)
         for prompt in prompts:
             check_wave(prompt)
-            if len(prompt) < FRAME_SAMPLES:
+            if len(prompt) < self.frame_samples:
                 raise ValueError(
-                    f"a prompt of {len(prompt)} samples is shorter than one frame ({FRAME_SAMPLES} samples)"
+                    f"a prompt of {len(prompt)} samples is shorter than one frame ({self.frame_samples} samples)"
                 )
             if float(prompt.abs().max()) < SILENCE:
                 raise ValueError("a prompt is silent")
         if not prompts:
             raise ValueError("a voice needs at least one prompt")
-        whole = torch.cat([prompt.float() for prompt in prompts])[: MAX_PROMPT_FRAMES * FRAME_SAMPLES]
-        whole = whole[: len(whole) // FRAME_SAMPLES * FRAME_SAMPLES]
+        whole = torch.cat([prompt.float() for prompt in prompts])[: MAX_PROMPT_FRAMES * self.frame_samples]
+        whole = whole[: len(whole) // self.frame_samples * self.frame_samples]
         embedded = [self._embed(prompt.float()) for prompt in prompts] if average else [self._embed(whole)]
         voice = Voice(
             content=self.encode_content(whole),
@@ -220,11 +232,17 @@ class StreamVoiceAnon:
             style=torch.stack([style for style, _ in embedded]).mean(0),
             timbre=torch.stack([timbre for _, timbre in embedded]).mean(0),
             voice_id=voice_id,
+            frame_seconds=self.config.frames.seconds,
         )
         return mix_with_noise(voice, alpha, generator)
 
     def _embed(self, wave: Tensor) -> tuple[Tensor, Tensor]:
-        low = torchaudio.functional.resample(wave, SAMPLE_RATE, style_encoder.SAMPLE_RATE).to(self.device)
+        if self.style_encoder is None or self.timbre_encoder is None:
+            whole, _ = self._whole_frames(wave * (STYLE_LEVEL / wave.square().mean().sqrt()))
+            mel = self.content_encoder.mel
+            bands, _ = mel(whole.unsqueeze(0).to(self.device), mel.initial_state(1))
+            return band_statistics(bands[0]).cpu(), torch.zeros(0, 0)
+        low = torchaudio.functional.resample(wave, self.sample_rate, style_encoder.SAMPLE_RATE).to(self.device)
         return self.style_encoder(low).cpu(), self.timbre_encoder(low).cpu()
 
     def draw_voice(self, seed: int) -> Voice:
@@ -234,7 +252,14 @@ class StreamVoiceAnon:
         return mix_with_noise(self.voices.draw(seed), self.alpha, torch.Generator().manual_seed(seed))
 
     def prompt(self, voice: Voice) -> Prompt:
-        """What the acoustic language model reads before the source."""
+        """What the acoustic language model reads before the source.
+
+        Raises ValueError for a voice that was prepared with a model of another shape.
+        """
+        config = self.config
+        shapes = (voice.style.shape[0], voice.timbre.shape[0], voice.acoustic.shape[0])
+        if shapes != (config.acoustic_lm.style_width, config.timbre_latents, config.codec.codebooks):
+            raise ValueError(f"the voice {voice.voice_id} is of a model of another shape: build its bank anew")
         lm, dtype = self.acoustic_lm, self.acoustic_lm.embedding.weight.dtype
         condition = lm.condition(voice.style.to(self.device, dtype), voice.timbre.to(self.device, dtype))
         return Prompt(condition, voice.content.to(self.device), voice.acoustic.to(self.device))
@@ -302,8 +327,11 @@ class StreamVoiceAnon:
 
     def parameters_held(self) -> int:
         """How many weights are in memory, whatever their precision."""
-        networks = (self.acoustic_lm, self.content_encoder, self.codec, self.style_encoder, self.timbre_encoder)
-        return sum(_weights(module) for network in networks for module in network.modules())
+        return sum(_weights(module) for network in self._networks for module in network.modules())
+
+    def _whole_frames(self, wave: Tensor) -> tuple[Tensor, int]:
+        """Pad a wave with zeros to whole frames; also return its own length."""
+        return nn.functional.pad(wave.float(), (0, -len(wave) % self.frame_samples)), len(wave)
 
 
 def _own(network: nn.Module) -> None:
@@ -316,27 +344,28 @@ def _own(network: nn.Module) -> None:
 
 
 def _weights(module: nn.Module) -> int:
-    packed = [value for value in vars(module).values() if isinstance(value, kernels.PackedWeights)]
-    for layer in vars(module).values():
-        packed += layer.matrices if isinstance(layer, kernels.PackedLayer) else ()
     own = sum(p.numel() for p in module.parameters(recurse=False))
-    return own + sum(weights.outputs * weights.taps * weights.inputs for weights in packed)
-
-
-def _frames(wave: Tensor) -> tuple[Tensor, int]:
-    """Pad a wave with zeros to whole frames; also return its own length."""
-    return nn.functional.pad(wave.float(), (0, -len(wave) % FRAME_SAMPLES)), len(wave)
+    packed = vars(module).get("packed")
+    matrices = (packed,) if isinstance(packed, kernels.PackedWeights) else getattr(packed, "weights", ())
+    return own + sum(weights.outputs * weights.taps * weights.inputs for weights in matrices)
 
 
 def config_from_values(values: Mapping[str, Any]) -> Config:
     """Read the configuration of a converted checkpoint."""
-    parts = {"content_encoder": ContentEncoderConfig, "codec": CodecConfig, "acoustic_lm": AcousticLMConfig}
+    parts = {
+        "content_encoder": ContentEncoderConfig,
+        "codec": CodecConfig,
+        "spectral": SpectralConfig,
+        "acoustic_lm": AcousticLMConfig,
+        "frames": FrameConfig,
+    }
 
     def read(kind: type, fields: Mapping[str, Any]) -> Any:
-        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return kind(**{k: read(parts[k], v) if k in parts and v is not None else v for k, v in plain.items()})
 
     try:
-        return read(Config, {k: read(parts[k], v) if k in parts else v for k, v in values.items()})
+        return read(Config, values)
     except TypeError as error:
         raise checkpoint.CheckpointError(f"the configuration does not fit this version: {error}") from None
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from models.streamvoiceanon.frontend import FRAME_SAMPLES, MELS_PER_FRAME, SAMPLE_RATE
+from models.streamvoiceanon.frontend import PUBLISHED, FrameConfig
 from models.streamvoiceanon.generation import MAX_FRAMES, WriterBatch
 from models.streamvoiceanon.state import State, put, restart, take
 from models.streamvoiceanon.voices import Voice
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from models.streamvoiceanon.model import StreamVoiceAnon
 
 
-def latency_seconds(delay: int) -> float:
+def latency_seconds(delay: int, frames: FrameConfig = PUBLISHED) -> float:
     """Algorithmic latency: a frame must be whole before it is read, and is spoken `delay` frames later."""
-    return (delay + 1) * FRAME_SAMPLES / SAMPLE_RATE
+    return (delay + 1) * frames.seconds
 
 
 class StreamBatch:
@@ -51,7 +51,7 @@ class StreamBatch:
         return slot
 
     def step(self, frames: Mapping[int, Tensor], mels: Mapping[int, int] | None = None) -> dict[int, Tensor]:
-        """Read one frame [2048] in each of these slots; return the frames [2048] that are spoken.
+        """Read one frame of samples in each of these slots; return the frames that are spoken.
 
         A slot returns nothing in its first `delay` steps. `mels` says for a slot's last frame how many of its mel
         frames lie within the utterance.
@@ -61,8 +61,9 @@ class StreamBatch:
         model = self._model
         slots = sorted(frames)
         rows = torch.tensor(slots)
-        within = torch.tensor([(mels or {}).get(slot, MELS_PER_FRAME) for slot in slots])
-        whole = bool((within == MELS_PER_FRAME).all())
+        all_mels = model.config.frames.mels_per_frame
+        within = torch.tensor([(mels or {}).get(slot, all_mels) for slot in slots])
+        whole = bool((within == all_mels).all())
         with torch.inference_mode():
             samples = torch.stack([frames[slot] for slot in slots]).to(model.device)
             before = self._encoder if len(slots) == self._slots else take(self._encoder, rows)
@@ -107,12 +108,13 @@ class Stream:
     """One live stream. Samples come out `latency` seconds after they went in, and as many of them."""
 
     def __init__(self, model: "StreamVoiceAnon", voice: Voice, delay: int, generator: torch.Generator | None) -> None:
+        self._frames = model.config.frames
         self._batch = StreamBatch(model, slots=1)
         self._slot = self._batch.open(voice, delay, generator)
         self._waiting = torch.zeros(0)
         self._read = self._spoken = 0  # samples
         self._closed = False
-        self.latency = latency_seconds(delay)
+        self.latency = latency_seconds(delay, self._frames)
 
     def push(self, samples: Tensor) -> Tensor:
         """Take samples [n] and return the samples [m] that are ready. Raises ValueError on NaN or once closed."""
@@ -121,8 +123,9 @@ class Stream:
         self._read += len(samples)
         waiting = torch.cat([self._waiting, samples.float()])
         spoken = [torch.zeros(0)]
-        whole = len(waiting) // FRAME_SAMPLES * FRAME_SAMPLES
-        for frame in waiting[:whole].split(FRAME_SAMPLES) if whole else ():
+        length = self._frames.samples
+        whole = len(waiting) // length * length
+        for frame in waiting[:whole].split(length) if whole else ():
             spoken += self._batch.step({self._slot: frame}).values()
         self._waiting = waiting[whole:].clone()
         ready = torch.cat(spoken)
@@ -135,8 +138,8 @@ class Stream:
         self._closed = True
         spoken = [torch.zeros(0)]
         if self._read and len(self._waiting):
-            last = torch.nn.functional.pad(self._waiting, (0, FRAME_SAMPLES - len(self._waiting)))
-            mels = len(self._waiting) * MELS_PER_FRAME // FRAME_SAMPLES
+            last = torch.nn.functional.pad(self._waiting, (0, self._frames.samples - len(self._waiting)))
+            mels = len(self._waiting) // self._frames.hop
             spoken += self._batch.step({self._slot: last}, {self._slot: mels}).values()
         if self._read:
             spoken += self._batch.end(self._slot)

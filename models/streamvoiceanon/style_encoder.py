@@ -15,6 +15,16 @@ SAMPLE_RATE = 16_000
 SEGMENT = 100  # frames over which the mask's local context is averaged
 
 
+def band_statistics(mel: Tensor) -> Tensor:
+    """Map log-mel frames [n, bands] to a style vector [2 x bands]: mean and deviation of each band over time.
+
+    Of a prompt brought to one level that is the voice's long-term spectrum, the low bands of which tell its pitch: a
+    style without weights, for shapes where weights are dear.
+    """
+    mean = mel.mean(0)
+    return torch.cat([(mean - mean.mean()) / 2.0, mel.std(0, unbiased=False) - 1.5])  # about zero, and of order one
+
+
 def _normalized(channels: int, affine: bool = True) -> nn.Sequential:
     """Batch norm, and ReLU after an affine one."""
     layers = OrderedDict[str, nn.Module](batchnorm=nn.BatchNorm1d(channels, affine=affine))

@@ -16,23 +16,34 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from models.streamvoiceanon.frontend import PUBLISHED
+
 FORMAT = b"streamvoiceanon-voices-1"
 
 
 @dataclass(frozen=True)
 class Voice:
-    """Content codes [P], acoustic codes [codebooks, P], style [192] and timbre [32, 128] of a prompt of P frames."""
+    """Content codes [P], acoustic codes [codebooks, P], style [192] and timbre [32, 128] of a prompt of P frames.
+
+    The small shape's style is [160], and its timbre [0, 0]: it has none.
+    """
 
     content: Tensor
     acoustic: Tensor
     style: Tensor
     timbre: Tensor
     voice_id: str = ""
+    frame_seconds: float = PUBLISHED.seconds
 
     @property
     def frames(self) -> int:
-        """Length of the prompt in frames of 46.44 ms."""
+        """Length of the prompt in frames."""
         return self.content.shape[0]
+
+    @property
+    def seconds(self) -> float:
+        """Length of the prompt in seconds."""
+        return self.frames * self.frame_seconds
 
 
 def check_alpha(alpha: float) -> None:
@@ -51,6 +62,8 @@ def mix_with_noise(voice: Voice, alpha: float, generator: torch.Generator | None
         return voice
 
     def mixed(x: Tensor) -> Tensor:
+        if not x.numel():
+            return x
         noise = torch.randn(x.shape, generator=generator) * x.std() + x.mean()
         return alpha * x + (1.0 - alpha) * noise
 
@@ -86,6 +99,7 @@ class VoiceBank:
                 "style": pa.array([voice.style.numpy() for voice in self.voices], pa.list_(pa.float32())),
                 "timbre": pa.array([voice.timbre.flatten().numpy() for voice in self.voices], pa.list_(pa.float32())),
                 "timbre_latents": pa.array([len(voice.timbre) for voice in self.voices], pa.int32()),
+                "frame_seconds": pa.array([voice.frame_seconds for voice in self.voices], pa.float64()),
             }
         )
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,10 +120,12 @@ class VoiceBank:
 
 
 def _voice(row: dict) -> Voice:
+    timbre = torch.from_numpy(np.asarray(row["timbre"], dtype=np.float32))
     return Voice(
         content=torch.tensor(row["content"], dtype=torch.int64),
         acoustic=torch.tensor(row["acoustic"], dtype=torch.int64).view(-1, row["frames"]),
         style=torch.from_numpy(np.asarray(row["style"], dtype=np.float32)),
-        timbre=torch.from_numpy(np.asarray(row["timbre"], dtype=np.float32)).view(row["timbre_latents"], -1),
+        timbre=timbre.view(row["timbre_latents"], -1) if len(timbre) else timbre.view(0, 0),
         voice_id=row["voice_id"],
+        frame_seconds=row.get("frame_seconds", PUBLISHED.seconds),  # banks of before had one length of frame
     )

@@ -131,6 +131,12 @@ def load_newest(
         raise TrainingBroken(f"the checkpoint {newest} cannot be resumed from: {_first_line(fault)}") from None
 
 
+def newest_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint, 0 where there is none."""
+    found = _numbered(folder / "steps")
+    return int(found[-1].name) if found else 0
+
+
 def save_best(folder: Path, networks: Mapping[str, nn.Module], progress: Progress) -> None:
     """Write the weights of these networks as the best so far; a former best goes once they are there."""
     bests = folder / "best"

@@ -53,24 +53,26 @@ def split_speakers(speakers: Iterable[str], share: float, seed: int) -> tuple[fr
     return frozenset(shuffled[held_out:]), frozenset(shuffled[:held_out])
 
 
-def keep_known_emotions(utterances: Iterable[Spoken], known: Sequence[str] = CLASSES) -> tuple[list[Spoken], list[str]]:
-    """Return the utterances whose label is one of the teacher's `known` classes, under its name, and the other labels.
+def keep_known_emotions(
+    utterances: Iterable[Spoken], known: Sequence[str] | None = CLASSES
+) -> tuple[list[Spoken], list[str]]:
+    """Return the utterances whose label the teacher knows, under the name of its class, and the other labels.
 
-    The other labels come sorted, each once. Raises InputError where no label is known.
+    `known` are the teacher's classes; None: it has none, and every label will do. The other labels come sorted, each
+    once. Raises InputError where no label is known.
     """
     kept, unknown = [], set()
     for utterance in utterances:
-        emotion = canonical(utterance.emotion) if utterance.emotion else None
-        if emotion is None and utterance.emotion in known:
-            emotion = utterance.emotion
-        if emotion in known:
-            kept.append(replace(utterance, emotion=str(emotion)))
+        label = utterance.emotion.strip().lower()
+        emotion = canonical(label) or label
+        if emotion and (known is None or emotion in known):
+            kept.append(replace(utterance, emotion=emotion))
         else:
-            unknown.add(utterance.emotion[:30] or "(none)")
+            unknown.add(label[:30] or "(none)")
     if not kept:
         raise InputError(
-            f"the teacher knows {', '.join(known)}; the corpus has only {', '.join(sorted(unknown)[:8]) or 'no labels'}"
-            ": rename the labels in its column `emotion`"
+            f"no utterance has a label that the teacher knows ({', '.join(known or ('any',))}); the corpus has "
+            f"{', '.join(sorted(unknown)[:8]) or 'none'}: rename the labels in its column `emotion`"
         )
     return kept, sorted(unknown)
 

@@ -88,6 +88,7 @@ def build_world(
     write_librispeech(home / "LibriSpeech" / "test-other", rows)
     write_emodb(home / "downloads" / "emodb" / "wav", rows)
     write_vpc(home / "challenge", rows)
+    write_index(home / "corpora" / "few.parquet", rows)
     write_index(home / "corpora" / "others.parquet", few(24, 2)[8:])
     return home
 

@@ -2,8 +2,12 @@
 
 import os
 import re
+import secrets
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,30 +68,39 @@ def test_a_command_is_run_here_or_shown_elsewhere(command: Command) -> None:
     assert is_run or elsewhere(command), f"{command.text!r} is neither run nor shown with its output ($ …)"
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """The address of a Ray cluster of one node."""
-    ray = str(Path(sys.executable).with_name("ray"))
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": 120}
-    port = "26379"
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
-    subprocess.run(
-        [ray, "start", "--head", "--port", port, "--num-cpus=2", "--include-dashboard=false"],
-        check=True, env=environment, **quiet,
-    )  # fmt: skip
-    yield f"127.0.0.1:{port}"
-    subprocess.run([ray, "stop", "--force"], check=False, env=environment, **quiet)
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of somebody who may use a Ray cluster of one node, RAY_ADDRESS among it."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = str(free.getsockname()[1])
+    environment = {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    ray = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port", port, "--num-cpus=2"]
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # the paths of its sockets must stay short
+        head = subprocess.Popen(
+            [*ray, "--include-dashboard=false", "--temp-dir", folder],
+            env=os.environ | environment | {"RAY_AUTH_MODE": "token"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        yield environment | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
+        head.terminate()  # `ray start --block` takes what it started with it
+        try:
+            head.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
 
 
-def script(page: Path, cluster: str | None) -> str:
+def script(page: Path) -> str:
     """A page's own commands as one shell script that stops at the first that fails."""
     lines = ["set -u"]
     for command in commands(page):
         if command.shown or elsewhere(command):
             continue
         text = command.text.partition(" #")[0].rstrip()
-        if cluster:
-            text = text.replace("ray-head:6379", cluster)
+        if text.startswith("export RAY_ADDRESS="):
+            continue  # the cluster's own
         if page.name in RESULTS and command.words[1] in ("release", "audit"):
             text += " --dry-run"
         lines += [
@@ -115,15 +128,17 @@ def test_a_page_can_be_followed(
     for name, text in files(page).items():
         (home / name).write_text(text)
     if page.name == "cluster.md":
-        (home / "job.yaml").write_text("index: corpora/others.parquet\nname: others\n")
-    on_cluster = request.getfixturevalue("cluster") if page.name == "cluster.md" else None
+        (home / "job.yaml").write_text("index: corpora/few.parquet\nname: few\n")
+    environment = request.getfixturevalue("cluster") if page.name == "cluster.md" else {}
     result = subprocess.run(
-        ["bash", "-c", script(page, on_cluster)],
+        ["bash", "-c", script(page)],
         cwd=home,
         capture_output=True,
         text=True,
         timeout=1_500,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
+        env=os.environ
+        | environment
+        | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
     )
     assert result.returncode == 0, result.stderr[-3_000:]
     assert "Traceback" not in result.stderr

@@ -1,0 +1,42 @@
+"""Shapes of the network, by name. `docs/training.md` says why the small one is as it is."""
+
+from models.streamvoiceanon.acoustic_lm import AcousticLMConfig
+from models.streamvoiceanon.codec import CodecConfig
+from models.streamvoiceanon.content_encoder import ContentEncoderConfig
+from models.streamvoiceanon.frontend import FrameConfig
+from models.streamvoiceanon.model import Config
+from models.streamvoiceanon.spectral import SpectralConfig
+
+FULL = Config()
+
+MINI = Config(
+    content_encoder=ContentEncoderConfig(
+        bands=80, depths=(2, 4), widths=(128, 192), heads=4, hidden=384, layers=3, window=128, bits=11
+    ),
+    codec=CodecConfig(
+        bands=80,
+        depths=(2, 1),
+        widths=(128, 192),
+        codebooks=8,
+        levels=(4, 4, 4, 4),
+        bounds=1,
+        spectral=SpectralConfig(),
+    ),
+    acoustic_lm=AcousticLMConfig(
+        content_codes=2048,
+        acoustic_codes=256,
+        codebooks=8,
+        width=256,
+        heads=4,
+        hidden=512,
+        slow_layers=5,
+        fast_layers=2,
+        timbre_width=0,
+        style_width=160,
+    ),
+    timbre_latents=0,
+    frames=FrameConfig(sample_rate=16_000, window=640, hop=320, halvings=1),
+    speaker="statistics",
+)
+
+SHAPES = {"full": FULL, "mini": MINI}
