@@ -80,34 +80,6 @@ def train_attacker(
     return backend, kept
 
 
-<<<<<<< HEAD
-=======
-def _speakers(corpus: str) -> dict[str, str]:
-    table = open_index(corpus)[0].to_table(columns=["utt_id", "speaker_id"])
-    return dict(zip(table["utt_id"].to_pylist(), table["speaker_id"].to_pylist(), strict=True))
-
-
-def _embed_corpus(run: Run, survey: Survey, usable: frozenset[str], folder: Path, track: "Track") -> None:
-    """Fill `folder` with embeddings of the training corpus, anonymized by the audited system with a key of its own."""
-    job = run.job
-    description = "anonymize the attacker's corpus"
-    finished = finished_ids(folder, "training")
-    track.begin(description, len(usable), len(finished))
-    if len(finished) == len(usable):
-        return
-    select = Select("training", ("utt_id", "speaker_id", "audio"), finished, only=usable)
-    steps = attacker_steps(job, survey.folder, derive_key(run.key, "attacker training"), folder)
-    run_pass(
-        read_view(survey.folder, survey.files, select, survey.schema),
-        steps,
-        job.workers,
-        job.gpus,
-        track,
-        description,
-    )
-
-
->>>>>>> main
 def attacker_used(kept: Path) -> ModelUsed:
     """Return a kept attacker as the report names it: by the digest of what it was trained on, and of its weights."""
     with kept.open("rb") as file:

@@ -61,9 +61,9 @@ def train(
     from pipelines.anonymize import anonymizer_used
     from pipelines.attacker import train_attacker
     from pipelines.attacker_corpus import survey_training
-    from pipelines.attacker_network import NetworkSettings, load_settings, train_network
+    from pipelines.attacker_network import NetworkSettings, train_network
     from pipelines.cluster import ray_session
-    from pipelines.config import load_job
+    from pipelines.config import load_fields, load_job
     from pipelines.progress import tracking_progress
     from pipelines.runs import start_run
 

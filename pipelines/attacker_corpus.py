@@ -141,4 +141,5 @@ def anonymize_corpus(
     select = Select("training", ("utt_id", "speaker_id", "audio"), only=wanted)
     cut = (Cut, {"wanted": alone & wanted, "sample_rate": job.sample_rate})
     steps = [*speech_steps(job, survey.folder, derive_key(run.key, "attacker training"), cut), *then]
-    run_pass(read_view(list(survey.files), select, survey.schema), steps, job.workers, job.gpus, track, description)
+    dataset = read_view(survey.folder, survey.files, select, survey.schema)
+    run_pass(dataset, steps, job.workers, job.gpus, track, description)

@@ -316,10 +316,12 @@ def embed_with(
         select = Select("attacker", columns, done["attacker"], only=known)
         steps = speech_steps(job, survey.folder, derive_key(run.key, "attacker"))
         steps += listening_steps(job, survey.folder, folder, weights)
-        run_pass(read_view(list(survey.files), select, survey.schema), steps, job.workers, job.gpus, track, description)
+        dataset = read_view(survey.folder, survey.files, select, survey.schema)
+        run_pass(dataset, steps, job.workers, job.gpus, track, description)
     if len(done["released"]) < tried:
         select = Select("released", columns, done["released"] | unusable)
         schema = pa.schema([("utt_id", pa.string()), ("speaker_id", pa.string()), ("audio", AUDIO_TYPE)])
         steps = listening_steps(job, survey.folder, folder, weights)
-        run_pass(read_view(released, select, schema), steps, job.workers, job.gpus, track, description)
+        dataset = read_view(str(run.work), released, select, schema)
+        run_pass(dataset, steps, job.workers, job.gpus, track, description)
     return folder

@@ -104,22 +104,11 @@ def anonymize_as_attacker(run: Run, survey: Survey, wanted: frozenset[str], trac
     if len(finished) == len(wanted):
         return
     select = Select("attacker", view_columns(job, survey), finished, only=wanted)
-<<<<<<< HEAD
     weights = PROFILES[job.profile]["speaker"]
     steps = speech_steps(job, survey.folder, derive_key(run.key, "attacker"))
     steps += listening_steps(job, survey.folder, folder, weights)
-    run_pass(read_view(list(survey.files), select, survey.schema), steps, job.workers, job.gpus, track, description)
-=======
-    steps = attacker_steps(job, survey.folder, derive_key(run.key, "attacker"), folder)
-    run_pass(
-        read_view(survey.folder, survey.files, select, survey.schema),
-        steps,
-        job.workers,
-        job.gpus,
-        track,
-        description,
-    )
->>>>>>> main
+    dataset = read_view(survey.folder, survey.files, select, survey.schema)
+    run_pass(dataset, steps, job.workers, job.gpus, track, description)
 
 
 def attacker_schema() -> pa.Schema:

@@ -20,7 +20,9 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 # What only the audit reads: `voxveil anonymize` has no options for these.
-AUDIT_FIELDS = frozenset({"profile", "policy", "attacker", "attacker_corpus", "trials", "subgroups", "language", "seed"})
+AUDIT_FIELDS = frozenset(
+    {"profile", "policy", "attacker", "attacker_corpus", "trials", "subgroups", "language", "seed"}
+)
 
 
 class Job(BaseModel):
