@@ -41,6 +41,7 @@ PAGE_HEADERS = {
 # What a person should know of an anonymizer before trusting it.
 NOTES = {
     "mcadams": "It is a baseline: whoever knows the method can undo much of it.",
+    "streamvoiceanon": "What it protects depends on its training and its voices: audit it on your own speech.",
     "identity": "It changes nothing and is there for tests: everybody will know you.",
 }
 
@@ -161,7 +162,7 @@ def build_web(service: Service) -> FastAPI:
             "anonymizer": config.anonymizer,
             "note": NOTES.get(config.anonymizer, ""),
             "sample_rate": service.anonymizer.sample_rate,
-            "voices": sorted(config.voices),
+            "voices": service.voices.names,
             "token_required": bool(config.tokens),
             "session_seconds": limits.session_seconds,
             "upload_seconds": limits.upload_seconds,
