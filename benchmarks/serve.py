@@ -275,6 +275,9 @@ def main() -> None:
     parser.add_argument("--tick", type=float, default=None, help="seconds between two steps")
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--anonymizer", default="mcadams")
+    parser.add_argument("--model", help="streamvoiceanon's, as for `voxveil serve`")
+    parser.add_argument("--voices", help="streamvoiceanon's bank")
+    parser.add_argument("--gpus", type=float, default=0.0, help="GPUs for each replica")
     parser.add_argument("--url", help="a server that runs already")
     parser.add_argument("--token", default=os.environ.get("VOXVEIL_TOKEN", ""))
     arguments = parser.parse_args()
@@ -285,8 +288,11 @@ def main() -> None:
     config: dict[str, object] = {
         "anonymizer": arguments.anonymizer,
         "slots": slots,
-        "replicas": {"minimum": arguments.replicas, "maximum": arguments.replicas},
+        "replicas": {"minimum": arguments.replicas, "maximum": arguments.replicas, "gpus": arguments.gpus},
     }
+    for name in ("model", "voices"):
+        if getattr(arguments, name):
+            config[name] = str(Path(getattr(arguments, name)).resolve())
     if arguments.tick:
         config["tick_seconds"] = arguments.tick
     server = Server(config)

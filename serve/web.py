@@ -144,6 +144,11 @@ def build_web(service: Service) -> FastAPI:
                 async for piece in service.anonymize(recording, drawn, drawn_seed):
                     yield piece
                 outcome = "done"
+            except Exception as fault:
+                # The answer is under way and can only be cut. The kind alone: a message could quote samples.
+                outcome = "internal"
+                logger.error("a file failed with %s", type(fault).__name__)
+                raise RuntimeError("the answer was cut") from None
             finally:
                 service.meters.files.labels(outcome).inc()
                 await hold.aclose()
