@@ -24,13 +24,14 @@ OBJECT_STORE_BYTES = 128 << 20  # audio never goes through it
 CPUS_BESIDE = 3  # Serve's controller and proxy take fractions that are never spent together
 ROUTES_WITHIN = 60.0  # seconds
 RAY_ENDS_WITHIN = 5.0  # seconds that a Ray in pieces has to notice
-ADMIN_SOCKET = "ctl"  # Serve puts a long folder before it, and HAProxy takes 97 characters
+ADMIN_SOCKET = "ctl"
+LONGEST_FOLDER = 19  # characters: HAProxy takes 97 for its socket, and Serve puts a folder of 56 before it
 SERVER = "2"  # the type of a server's row in HAProxy's statistics
 
 
 def run_service(settings: dict[str, Any], host: str, port: int, console: Console) -> None:
     """Start Ray, or join it; serve until told to stop; drain and stop."""
-    with tempfile.TemporaryDirectory(prefix="voxveil-") as folder:  # 0700; short, because Ray puts sockets below it
+    with tempfile.TemporaryDirectory(prefix="voxveil-", dir=short_folder()) as folder:  # 0700
         prepare_environment(settings, folder)
         import ray
         from ray import serve as ray_serve
@@ -65,6 +66,12 @@ def run_service(settings: dict[str, Any], host: str, port: int, console: Console
         finally:
             stop_ray(Path(folder))
         console.print("Stopped.")
+
+
+def short_folder() -> str:
+    """Return the folder for temporary files, or /tmp where its name is too long for the sockets that go below it."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= LONGEST_FOLDER else "/tmp"
 
 
 def stop_ray(folder: Path) -> None:
