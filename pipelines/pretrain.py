@@ -97,7 +97,7 @@ def prepare_stage(stage: Stage, job: PretrainJob, base: Base, track: "Track") ->
     """Compute once what a stage trains on, inside a running Ray session."""
     survey = survey_index(job.index)
     frames, device = base.config.frames, "cuda" if job.gpus else "cpu"
-    rates = {"sample_rate": frames.sample_rate, "frame_rate": 1.0 / frames.seconds}
+    rates: dict[str, Any] = {"sample_rate": frames.sample_rate, "frame_rate": 1.0 / frames.seconds}
     teacher, model = "none", "none"
     steps: list[Any]
     if stage == "lm":

@@ -360,7 +360,7 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
         "frames": FrameConfig,
     }
 
-    def read(kind: type, fields: Mapping[str, Any]) -> Any:
+    def read(kind: type, fields: Any) -> Any:
         plain = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         return kind(**{k: read(parts[k], v) if k in parts and v is not None else v for k, v in plain.items()})
 
