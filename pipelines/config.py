@@ -20,7 +20,9 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 # What only the audit reads: `voxveil anonymize` has no options for these.
-AUDIT_FIELDS = frozenset({"profile", "policy", "attacker_corpus", "subgroups", "language", "seed"})
+AUDIT_FIELDS = frozenset(
+    {"profile", "policy", "attacker", "attacker_corpus", "trials", "subgroups", "language", "seed"}
+)
 
 
 class Job(BaseModel):
@@ -53,6 +55,12 @@ class Job(BaseModel):
     attacker_corpus: str | None = Field(
         None,
         description="Index to train the semi-informed attacker on, of other speakers; default: folds of the corpus.",
+    )
+    attacker: str | None = Field(
+        None, description="A trained attacker: its folder, or models:/name/version; made by `voxveil attacker train`."
+    )
+    trials: str | None = Field(
+        None, description="Table of official trials (`prepare vpc`); default: the one beside the index, or drawn."
     )
     keep_columns: tuple[str, ...] = Field(
         (), description="Columns to release besides ids and audio, e.g. text,emotion."
@@ -98,6 +106,12 @@ class Job(BaseModel):
         return columns
 
     @model_validator(mode="after")
+    def one_attacker_at_most(self) -> Self:
+        if self.attacker is not None and self.attacker_corpus is not None:
+            raise ValueError("name an attacker that was trained, or a corpus to train one on, not both")
+        return self
+
+    @model_validator(mode="after")
     def anonymizer_is_complete(self) -> Self:
         self.anonymizer_spec.check()
         return self
@@ -115,7 +129,8 @@ class Job(BaseModel):
 
 def load_job(config: Path | None, options: dict[str, Any]) -> Job:
     """Return the job of a YAML file and the options given (None: not given). Raises InputError, one line."""
-    return load_fields(Job, config, options, ("index", "policy", "model", "voices", "attacker_corpus"))
+    paths = ("index", "policy", "model", "voices", "attacker", "attacker_corpus", "trials")
+    return load_fields(Job, config, options, paths)
 
 
 def load_fields(kind: type[Fields], config: Path | None, options: dict[str, Any], paths: tuple[str, ...]) -> Fields:

@@ -76,6 +76,8 @@ def describe_plan(job: Job, kind: Kind, console: Console) -> None:
         table.add_row(
             "semi-informed", f"trained on {plan.training.speakers} speakers of {escape(str(job.attacker_corpus))}"
         )
+    elif plan.network is not None:
+        table.add_row("semi-informed", f"{escape(plan.network.uri)}, trained on {plan.network.card.speakers} speakers")
     elif plan.trains_in_folds:
         table.add_row("semi-informed", "trained on folds of the corpus itself; --attacker-corpus names another")
     table.add_row("policy", f"{plan.policy.name} {plan.policy.version}, {len(plan.policy.rules)} rules")
@@ -149,14 +151,26 @@ def run_demo(output: Path, console: Console) -> None:
     print_outcome(outcome, console)
 
 
-def show_report(folder: Path, console: Console) -> None:
-    """Print the report of a run, or of the newest run of a dataset."""
+def show_reports(folders: list[Path], console: Console) -> None:
+    """Print the report of each run, or of the newest run of each dataset."""
+    for path, report in map(find_report, folders):
+        print_decision(report, console)
+        console.print(f"report       {path.with_suffix('.html')}", soft_wrap=True)
+
+
+def show_vpc_table(folders: list[Path]) -> None:
+    """Write the figures of the reports to standard output as the VoicePrivacy challenges name them."""
+    from governance.vpc import vpc_table
+
+    sys.stdout.write(vpc_table([report for _, report in map(find_report, folders)]))
+
+
+def find_report(folder: Path) -> tuple[Path, Report]:
+    """Return the report of a run, or of the newest run of a dataset, and where it lies. Raises InputError."""
     candidates = [folder] if folder.is_file() else sorted(folder.glob("**/report/report.json"))
     if not candidates:
         raise InputError(f"{folder} holds no report.json; name a dataset's folder, such as voxveil-out/<name>")
     try:
-        report = Report.from_json(candidates[-1].read_text())
+        return candidates[-1], Report.from_json(candidates[-1].read_text())
     except ValueError as fault:
         raise InputError(f"{candidates[-1]} is not a report: {str(fault).splitlines()[0]}") from None
-    print_decision(report, console)
-    console.print(f"report       {candidates[-1].with_suffix('.html')}", soft_wrap=True)
