@@ -1,5 +1,6 @@
 """Every task through the loop, from random weights to a fine-tuned model, without Ray and MLflow: in seconds."""
 
+import importlib.util
 import io
 import json
 import sys
@@ -23,7 +24,7 @@ from operators.codes import ComputeCodes, CountFrames
 from operators.decode import object_array
 from operators.encode import Encode
 from operators.schema import AUDIO_TYPE, InputError
-from pipelines.finetune import build_finetune, codes_columns, same_base
+from pipelines.finetune import build_finetune, codes_columns, same_base, teacher_of
 from pipelines.finetune_evaluation import write_held_out, write_voices
 from pipelines.pretrain import base_of, build_stage, put_into_model
 from pipelines.survey import open_index
@@ -150,6 +151,22 @@ def test_a_fine_tuning_learns_pairs_and_leaves_what_the_audit_needs(
     assert not {row["speaker_id"] for row in held_out} & trained_speakers
     original = {row["utt_id"]: row["audio"]["bytes"] for row in rows}
     assert all(row["audio"]["bytes"] == original[row["utt_id"]] for row in held_out)
+
+
+def test_a_teacher_that_cannot_be_loaded_is_told_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("model: Other\n")
+    uri = f"file:{tmp_path}"
+    job = load_finetune("smoke", index="i", name="calm", model="m", teacher="emotion2vec", teacher_weights=uri)
+    with pytest.raises(InputError, match="not an emotion2vec model"):
+        teacher_of(job)
+    (tmp_path / "model.pt").touch()
+    spec = "{model_conf: {modalities: {audio: {feature_encoder_spec: '[(512, 10, 5)]'}}}, model: Emotion2vec}"
+    (tmp_path / "config.yaml").write_text(spec)
+    if importlib.util.find_spec("funasr") is None:
+        with pytest.raises(InputError, match="pip install funasr"):
+            teacher_of(job)
+    else:
+        assert teacher_of(job)[1] == uri
 
 
 def test_speech_prepared_with_another_model_is_refused(model: Path, tmp_path: Path) -> None:
