@@ -1,12 +1,13 @@
 """Proof that each stage learns: over-fitting the sample corpus of synthetic voices, from random weights.
 
-    python -m benchmarks.training content|codec|lm --output FOLDER [--steps N] [--threads 2] [--adversarial 1.0]
+    python -m benchmarks.training content|codec|lm|speed --output FOLDER [--speakers 20] [--steps N] [--adversarial 1.0]
 
-`content` trains the small shape's content encoder on 20 speakers and asks how much of Whisper's features its codes tell
-of the 4 others; `codec` trains the codec on the same and lets Whisper transcribe what it makes of both; `lm` takes what
-the two left in the folder, learns six utterances of one speaker by heart, and lets Whisper transcribe what it writes
-greedily through the streaming code path. Each prints a table, and the seconds that it took on the clock and of the
-processor. The loop here is a bare one; runs that matter go through `voxveil pretrain`.
+`content` trains the small shape's content encoder on some speakers and asks how much of Whisper's features its codes
+tell of 4 others; `codec` trains the codec (on from what the folder holds already) on the same and lets Whisper
+transcribe what it makes of both; `lm` takes what the two left in the folder, learns six utterances of one speaker by
+heart, and lets Whisper transcribe what it writes greedily, as a whole and streamed. Each prints a table, and the
+seconds that it took on the clock and of the processor. The loop here is a bare one; runs that matter go through
+`voxveil pretrain`. `speed` trains nothing: it prints what the small shape weighs and costs on one core.
 """
 
 import argparse
@@ -57,8 +58,9 @@ class Utterance:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("stage", choices=["content", "codec", "lm"])
+    parser.add_argument("stage", choices=["content", "codec", "lm", "speed"])
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--speakers", type=int, default=20, help="how many to train on; 20 are 6.6 minutes of speech")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--adversarial", type=float, default=0.0, help="weight of the codec's adversarial loss")
@@ -69,13 +71,17 @@ def main() -> None:
     utterances = read_sample()
     speakers = sorted({utterance.speaker for utterance in utterances})
     unseen = set(speakers[:: len(speakers) // HELD_OUT][:HELD_OUT])
-    seen = [utterance for utterance in utterances if utterance.speaker not in unseen]
+    heard = [speaker for speaker in speakers if speaker not in unseen][: options.speakers]
+    seen = [utterance for utterance in utterances if utterance.speaker in heard]
     held_out = [utterance for utterance in utterances if utterance.speaker in unseen]
     began, spent = time.monotonic(), time.process_time()
+    print(f"{len(heard)} speakers, {sum(len(u.wave) for u in seen) / RATE / 60:.1f} minutes of speech to train on\n")
     if options.stage == "content":
-        prove_content(seen, held_out, options.output, options.steps or 2_000)
+        prove_content(seen, held_out, options.output, options.steps or 1_500)
     elif options.stage == "codec":
-        prove_codec(seen, held_out, options.output, options.steps or 3_000, options.adversarial)
+        prove_codec(seen, held_out, options.output, options.steps or 5_000, options.adversarial)
+    elif options.stage == "speed":
+        measure_speed(seen, options.output)
     else:
         prove_language_model(seen, options.output, options.steps or 400)
     print(f"\n{time.monotonic() - began:.0f} s on the clock, {time.process_time() - spent:.0f} s of the processor")
@@ -171,18 +177,20 @@ def prove_codec(
 ) -> None:
     """Speech through the codes and back that Whisper transcribes."""
     codec = fresh_networks(MINI, seed=0)["codec"]
+    if (kept := output / "codec.safetensors").exists():
+        codec.load_state_dict(load_file(kept))
     settings = CodecTaskConfig(adversarial_weight=adversarial)
     task = CodecTask(codec, MINI.frames, settings)  # type: ignore[arg-type]
 
     def draw(random: np.random.Generator) -> Batch:
-        chosen = random.integers(0, len(seen), 12)
+        chosen = random.integers(0, len(seen), 6)
         return collate_waves([{"wave": crop(seen[i].wave, 32, random)[0]} for i in chosen], FRAME)
 
-    fit(task, draw, steps, rate=1e-3)
+    fit(task, draw, steps, rate=1.5e-3)
     save_file(task.export()["codec"], output / "codec.safetensors")
     model = trained_model(output)
     print(f"\n{'':10}{'WER through the codec':>24}{'WER of the original':>24}{'mel distance':>16}")
-    for part, chosen in (("seen", list(seen)[::5]), ("held out", list(held_out))):
+    for part, chosen in (("seen", list(seen)[:: max(1, len(seen) // 24)]), ("held out", list(held_out))):
         originals = [utterance.wave for utterance in chosen]
         made = [
             model.decode_acoustic(model.encode_acoustic(torch.from_numpy(wave))).numpy()[: len(wave)]
@@ -230,6 +238,42 @@ def prove_language_model(seen: Sequence[Utterance], output: Path, steps: int) ->
     for name, waves in (("original", originals), ("codec", coded), ("greedy", written), ("streamed", streamed)):
         print(f"WER {name:10}{word_error_rate(texts, waves):8.3f}")
     write_waves(output / "lm", own, streamed)
+
+
+def measure_speed(utterances: Sequence[Utterance], output: Path) -> None:
+    """Weights, and processor seconds a second of speech, of each network and of a live stream. The median of five."""
+    torch.set_num_threads(1)
+    networks = fresh_networks(MINI, seed=0)
+    states = {name: network.state_dict() for name, network in networks.items()}
+    model = StreamVoiceAnon.from_state_dicts(states, MINI, precision="auto")
+    wave = torch.from_numpy(np.concatenate([u.wave for u in utterances])[: 8 * RATE])
+    voice = model.make_voice(wave[: 4 * RATE])
+    content, acoustic = model.encode_content(wave), model.encode_acoustic(wave)
+
+    def stream() -> None:
+        live = model.open_stream(voice)
+        for part in wave.split(FRAME):
+            live.push(part)
+        live.finish()
+
+    work: dict[str, Callable[[], object]] = {
+        "content encoder, offline": lambda: model.encode_content(wave),
+        "language model, one utterance": lambda: model.generate(content, voice),
+        "codec's decoder, offline": lambda: model.decode_acoustic(acoustic),
+        "live stream, all of it": stream,
+    }
+    print(f"{model.parameters_held():,} weights")
+    for name, network in networks.items():
+        training_alone = ("decoder.model.norm.", "decoder.model.output.")
+        own = [value.numel() for key, value in network.named_parameters() if not key.startswith(training_alone)]
+        print(f"  {name:18}{sum(own):12,}")
+    for name, run in work.items():
+        spent = []
+        for _ in range(5):
+            start = time.process_time()
+            run()
+            spent.append((time.process_time() - start) / 8)
+        print(f"{name:32}{np.median(spent):8.4f} s a second of speech")
 
 
 def trained_model(output: Path) -> StreamVoiceAnon:

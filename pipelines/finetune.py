@@ -7,6 +7,7 @@ Every step leaves its result in the fine-tuning's private folder and is a comman
 <output>/<name>/finetune/   prepared/  training/  model/  samples/  voices.parquet  evaluation.parquet  result.json
 """
 
+import importlib.util
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from operators.codes import ComputeCodes
 from operators.schema import InputError
 from operators.select import has_ids
 from operators.teach import TEACHERS, Teach
+from pipelines.anonymize import digest_of
 from pipelines.cluster import ray_session
 from pipelines.survey import Survey, open_index, read_batches, survey_index
 from pipelines.training.codes_feed import CodesFeed, PairSettings, check_labels
@@ -93,13 +95,29 @@ def read_labels(index: str, survey: Survey) -> list[Spoken]:
 
 
 def teacher_of(job: FinetuneJob) -> tuple[str, str]:
-    """Return what the teacher is, by name and digest, and the URI of its weights ("" without one)."""
+    """Return what the teacher is, by name and digest, and the URI of its weights ("" without one).
+
+    Raises WeightsMissing, or InputError where emotion2vec cannot be loaded.
+    """
     if job.teacher == "none":
         return "none", ""
     uri = job.teacher_weights or TEACHERS[job.teacher].weights or ""
     resolved = registry.resolve(uri)
-    digest = resolved.digests.get("model.bin") or next(iter(resolved.digests.values()))
-    return f"{job.teacher} {digest}", uri
+    if job.teacher == "emotion2vec":
+        check_emotion2vec(resolved.path)
+    return f"{job.teacher} {digest_of(resolved.digests)}", uri
+
+
+def check_emotion2vec(path: Path) -> None:
+    """Raise InputError where the folder is no emotion2vec model, or the package that loads it is not installed."""
+    from models.streamvoiceanon.training.teachers import check_emotion2vec_config
+
+    try:
+        check_emotion2vec_config(path)
+    except ValueError as fault:
+        raise InputError(str(fault)) from None
+    if importlib.util.find_spec("funasr") is None:
+        raise InputError("the teacher emotion2vec needs the package funasr: pip install funasr")
 
 
 def pair_settings(job: FinetuneJob, frame_rate: float) -> PairSettings:

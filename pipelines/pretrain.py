@@ -20,6 +20,7 @@ from operators.codes import ComputeCodes, CountFrames
 from operators.encode import Encode
 from operators.schema import AUDIO_TYPE, InputError
 from operators.teach import TEACHERS, Teach
+from pipelines.anonymize import digest_of
 from pipelines.cluster import ray_session
 from pipelines.finetune import STEP, codes_columns, flat, say_progress
 from pipelines.survey import survey_index
@@ -110,7 +111,7 @@ def prepare_stage(stage: Stage, job: PretrainJob, base: Base, track: "Track") ->
         steps, columns = [(CountFrames, {"frame_samples": frames.samples})], {"frames": pa.int32()}
         if stage == "content":
             weights = TEACHERS[TEACHER].weights or ""
-            teacher = f"{TEACHER} {registry.resolve(weights).digests['model.bin']}"
+            teacher = f"{TEACHER} {digest_of(registry.resolve(weights).digests)}"
             steps.append((Teach, {"teacher": TEACHER, "weights": weights, "device": device, **rates}))
             columns |= {"teacher": pa.list_(pa.float32()), "teacher_width": pa.int32()}
         steps.append((Encode, {"sample_rate": frames.sample_rate}))

@@ -360,13 +360,17 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
         "frames": FrameConfig,
     }
 
-    def read(kind: type, fields: Any) -> Any:
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        return kind(**{k: read(parts[k], v) if k in parts and v is not None else v for k, v in plain.items()})
+    def read(kind: type, fields: Mapping[str, Any]) -> Any:
+        return kind(**{name: value(name, found) for name, found in fields.items()})
+
+    def value(name: str, found: Any) -> Any:
+        if name in parts and found is not None:
+            return read(parts[name], found)
+        return tuple(found) if isinstance(found, list) else found
 
     try:
         return read(Config, values)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise checkpoint.CheckpointError(f"the configuration does not fit this version: {error}") from None
 
 

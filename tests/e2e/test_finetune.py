@@ -44,6 +44,16 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, few_rows: Any, write_index: 
     return Tuned(folder / "out" / "smoke" / "finetune", base, said, f"sqlite:///{folder / 'out/mlflow.db'}")
 
 
+def test_a_corpus_that_cannot_be_paired_is_told_in_one_line(tmp_path: Path, few_rows: Any, write_index: Any) -> None:
+    index = write_index(tmp_path / "index.parquet", [row for row in few_rows(3, 6) if row["emotion"] != "neutral"])
+    arguments = ["--config", "smoke", "--index", index, "--name", "none", "--model", tmp_path, "--output", tmp_path]
+    refused = voxveil("finetune", "prepare", *arguments)
+    assert refused.returncode == 2
+    assert "no neutral speech" in last_line(refused)
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "none").exists()
+
+
 def test_the_language_model_waits_for_the_networks_whose_codes_it_learns(tuned: Tuned) -> None:
     assert tuned.said["too early"].returncode == 2
     assert "run `voxveil pretrain content` and `voxveil pretrain codec`" in last_line(tuned.said["too early"])

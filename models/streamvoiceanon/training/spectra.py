@@ -10,7 +10,7 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-FLOOR = 1e-5
+FLOOR = 1e-4  # 80 dB below full scale: what is quieter is not worth a weight
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,17 @@ class SpectralDistance(nn.Module):
         for window, bands in zip(config.windows, config.bands, strict=True):
             self.register_buffer(f"window{window}", torch.hann_window(window), persistent=False)
             filters = torchaudio.functional.melscale_fbanks(
-                window // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate, norm="slaney", mel_scale="slaney"
+                window // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate, mel_scale="slaney"
             )
-            self.register_buffer(f"filters{window}", filters, persistent=False)
+            mean = filters / filters.sum(0).clamp(min=1e-9)  # a band is the mean of its bins
+            self.register_buffer(f"filters{window}", mean, persistent=False)
 
     def magnitude(self, wave: Tensor, window: int) -> Tensor:
-        """Map [B, n] to magnitudes [B, frames, window / 2 + 1]."""
+        """Map [B, n] to amplitudes [B, frames, window / 2 + 1]: a sine of amplitude a peaks at a."""
         shape = self.get_buffer(f"window{window}")
-        spectrum = torch.stft(wave, window, window // 4, window=shape, return_complex=True)
+        spectrum = torch.stft(wave, window, window // 4, window=shape * (2.0 / shape.sum()), return_complex=True)
         squares = torch.view_as_real(spectrum).square().sum(-1)
-        return (squares + 1e-9).sqrt().transpose(1, 2)
+        return (squares + 0.01 * FLOOR**2).sqrt().transpose(1, 2)
 
     def forward(self, wave: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Mean over resolutions: of spectral convergence plus log-magnitudes' distance, and of log-mel's distance."""

@@ -140,6 +140,12 @@ def test_a_gain_is_heard_as_its_logarithm() -> None:
     assert float(distances["stft"]) == pytest.approx(0.5 + np.log(2), rel=1e-2)
 
 
+def test_a_sine_is_seen_with_its_amplitude() -> None:
+    wave = 0.3 * torch.sin(2 * np.pi * 1_000 / 16_000 * torch.arange(16_000)).unsqueeze(0)
+    peak = SpectralDistance(16_000, SPECTRUM).magnitude(wave, 512)[0, 20:-20].amax(1)
+    assert torch.allclose(peak, torch.full_like(peak, 0.3), rtol=0.01)
+
+
 def test_what_lies_past_an_utterance_is_silent(batch: Batch) -> None:
     made = make_task().reconstruct(batch)
     assert made.shape == batch["samples"].shape

@@ -1,0 +1,178 @@
+"""Every task through the loop, from random weights to a fine-tuned model, without Ray and MLflow: in seconds."""
+
+import importlib.util
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import soundfile
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from test_codes_feed import write_parts
+
+from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
+from operators.codes import ComputeCodes, CountFrames
+from operators.decode import object_array
+from operators.encode import Encode
+from operators.schema import AUDIO_TYPE, InputError
+from pipelines.finetune import build_finetune, codes_columns, same_base, teacher_of
+from pipelines.finetune_evaluation import write_held_out, write_voices
+from pipelines.pretrain import base_of, build_stage, put_into_model
+from pipelines.survey import open_index
+from pipelines.training.checkpoints import load_best
+from pipelines.training.finetune_job import load_finetune
+from pipelines.training.loop import Place, read_curve, train
+from pipelines.training.model_folder import read_base, write_model
+from pipelines.training.prepared import Prepared, Recipe, read_prepared
+from pipelines.training.pretrain_job import Stage, load_pretrain
+from pipelines.training.samples import write_samples
+
+TAUGHT = {"teacher": pa.list_(pa.float32()), "teacher_width": pa.int32()}
+STAGES: tuple[Stage, ...] = ("content", "codec", "lm")
+
+
+def waves_of(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """A batch as it is after decoding and screening."""
+    waves = [soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")[0] for row in rows]
+    empty = np.array([""] * len(rows), dtype=object)
+    return {"wave": object_array(waves), "reason": empty.copy(), "detail": empty.copy()}
+
+
+def parts_of(rows: list[dict[str, Any]], batch: dict[str, np.ndarray], names: list[str]) -> list[dict[str, Any]]:
+    said = ("utt_id", "speaker_id", "emotion", "text")
+    drawn = np.random.default_rng(0)
+    taught = [drawn.normal(size=(int(frames), 3)).astype(np.float32).flatten().tolist() for frames in batch["frames"]]
+    return [
+        {name: row[name] for name in said}
+        | {name: batch[name][i] for name in names}
+        | {"teacher": taught[i], "teacher_width": 3}
+        for i, row in enumerate(rows)
+    ]
+
+
+@pytest.fixture(scope="module")
+def rows(few_rows: Callable[[int, int], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return few_rows(4, 6)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> Path:
+    """The model folder after three stages, each trained for four steps."""
+    output = tmp_path_factory.mktemp("stages")
+    for stage in STAGES:
+        job = load_pretrain(stage, "smoke", index="none", name="small", output=output)
+        base = base_of(stage, job)
+        prepared = job.folder(stage) / "prepared"
+        prepared.mkdir(parents=True)
+        if stage == "lm":
+            batch, columns = ComputeCodes(str(base.folder), "cpu")(waves_of(rows)), codes_columns()
+        else:
+            batch = Encode(16_000)(CountFrames(base.config.frames.samples)(waves_of(rows)))
+            columns = {"frames": pa.int32(), "audio": AUDIO_TYPE}
+        write_parts(prepared / "parts", columns | TAUGHT, parts_of(rows, batch, list(columns)))
+        task, feed = build_stage(stage, job)
+        assert train(task, feed, job.training, job.folder(stage) / "training", Place()).ended == "done"
+        put_into_model(stage, job, base, f"training of {stage}")
+    return output / "small" / "model"
+
+
+def test_each_stage_puts_its_network_into_the_model_and_leaves_the_others(model: Path) -> None:
+    assert read_base(str(model)).sources == {
+        "content_encoder": "training of content",
+        "codec": "training of codec",
+        "acoustic_lm": "training of lm",
+    }
+    spoken = StreamVoiceAnon.from_pretrained(model)
+    voice = spoken.make_voice(torch.randn(16_000, generator=torch.Generator().manual_seed(0)) * 0.1)
+    assert spoken.anonymize([torch.zeros(8_000)], [voice])[0].shape == (8_000,)
+
+
+def test_what_a_stage_logs_is_what_its_task_wants_small(model: Path) -> None:
+    expected = {"content": "distillation", "codec": "codec.mel", "lm": "acoustic"}
+    for stage, figure in expected.items():
+        curve = read_curve(model.parent / "pretrain" / stage / "training")
+        assert [line["step"] for line in curve] == [1, 2, 3, 4]
+        assert all(figure in line for line in curve)
+
+
+def test_a_stage_of_other_sizes_is_refused_and_the_language_model_comes_last(model: Path, tmp_path: Path) -> None:
+    other = load_pretrain("codec", "mini", index="none", name="small", output=model.parents[1])
+    with pytest.raises(InputError, match="other sizes"):
+        base_of("codec", other)
+    early = load_pretrain("lm", "smoke", index="none", name="small", output=tmp_path)
+    with pytest.raises(InputError, match="`voxveil pretrain content` and `voxveil pretrain codec`"):
+        base_of("lm", early)
+
+
+def test_a_full_shape_from_nothing_needs_speaker_encoders_from_somewhere(tmp_path: Path) -> None:
+    job = load_pretrain("content", "smoke", index="none", name="full", output=tmp_path)
+    shape = dict(job.shape) | {"speaker": "encoders"}  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="speaker_encoders"):
+        base_of("content", job.model_copy(update={"shape": shape}))
+
+
+def test_a_fine_tuning_learns_pairs_and_leaves_what_the_audit_needs(
+    model: Path, rows: list[dict[str, Any]], tmp_path: Path, write_index: Any
+) -> None:
+    index = write_index(tmp_path / "index.parquet", rows)
+    job = load_finetune("smoke", index=str(index), name="calm", model=str(model), output=tmp_path / "out")
+    base, prepared = read_base(str(model)), job.folder / "prepared"
+    prepared.mkdir(parents=True)
+    columns = codes_columns()
+    batch = ComputeCodes(str(model), "cpu")(waves_of(rows))
+    write_parts(prepared / "parts", columns | TAUGHT, parts_of(rows, batch, list(columns)))
+    recipe = Recipe("corpus", base.digest, "whisper", 16_000, 25.0, 0.5, 12.0)
+    document = {"recipe": asdict(recipe), "rows": len(rows), "fingerprint": "f", "reasons": {}}
+    (prepared / "prepared.json").write_text(json.dumps(document))
+
+    task, feed = build_finetune(job)
+    ending = train(task, feed, job.training, job.folder / "training", Place())
+    curve = read_curve(job.folder / "training")
+    assert ending.ended == "done"
+    assert {"acoustic", "content", "emotion", "validation.emotion"} <= set(curve[-1])
+
+    load_best(job.folder / "training", task.players)
+    write_model(job.folder / "model", base, task.export(), {})
+    samples = write_samples(job.folder / "samples", str(model), job.folder / "model", feed, 1, 25.0)
+    assert [file.name.rsplit("-")[-1] for file in samples] == ["before.flac", "after.flac"]
+    bank = VoiceBank.load(write_voices(job, feed, 25.0))
+    held_out = open_index(str(write_held_out(job, feed)))[0].to_table().to_pylist()
+    trained_speakers = {utterance.speaker_id for utterance in feed.corpus.training}
+    assert len(bank) == len(trained_speakers) == 2
+    assert not {row["speaker_id"] for row in held_out} & trained_speakers
+    original = {row["utt_id"]: row["audio"]["bytes"] for row in rows}
+    assert all(row["audio"]["bytes"] == original[row["utt_id"]] for row in held_out)
+
+
+def test_a_teacher_that_cannot_be_loaded_is_told_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("model: Other\n")
+    uri = f"file:{tmp_path}"
+    job = load_finetune("smoke", index="i", name="calm", model="m", teacher="emotion2vec", teacher_weights=uri)
+    with pytest.raises(InputError, match="not an emotion2vec model"):
+        teacher_of(job)
+    (tmp_path / "model.pt").touch()
+    spec = "{model_conf: {modalities: {audio: {feature_encoder_spec: '[(512, 10, 5)]'}}}, model: Emotion2vec}"
+    (tmp_path / "config.yaml").write_text(spec)
+    if importlib.util.find_spec("funasr") is None:
+        with pytest.raises(InputError, match="pip install funasr"):
+            teacher_of(job)
+    else:
+        assert teacher_of(job)[1] == uri
+
+
+def test_speech_prepared_with_another_model_is_refused(model: Path, tmp_path: Path) -> None:
+    job = load_finetune("smoke", index="none", name="calm", model=str(model), output=tmp_path)
+    recipe = Recipe("corpus", "another digest", "whisper", 16_000, 25.0, 0.5, 12.0)
+    with pytest.raises(InputError, match="another model"):
+        same_base(job, Prepared(tmp_path, recipe, 1, "f"))
+    with pytest.raises(InputError, match="not prepared: run voxveil finetune prepare"):
+        read_prepared(tmp_path, "voxveil finetune prepare")
