@@ -21,6 +21,7 @@ from serve.web import build_web
 HEADROOM = 8  # requests beyond the slots that reach a replica, so that it can say "full" itself, and for files
 DRAIN_CHECK = 0.25  # seconds
 MESSAGES_AHEAD = 16
+LOOK_BACK = 15.0  # seconds; longer than the ten after which replicas tell Serve how many sessions go on
 
 logger = logging.getLogger("voxveil.serve")
 
@@ -118,8 +119,7 @@ def build_application(config: ServeConfig) -> serve.Application:
             "max_replicas": replicas.maximum,
             "initial_replicas": replicas.minimum,
             "target_ongoing_requests": target,
-            "metrics_interval_s": 1,
-            "look_back_period_s": 3,
+            "look_back_period_s": LOOK_BACK,
             "upscale_delay_s": 3,
             "downscale_delay_s": replicas.idle_seconds,
         },

@@ -5,6 +5,7 @@ import { Spectrogram } from "./drawing.js";
 
 const ORANGE = [240, 166, 87];
 const TEAL = [92, 196, 196];
+const SOUND_STARTS_WITHIN = 10_000; // milliseconds
 const LONGEST_RECORDING = 1800; // seconds that are kept for saving
 
 const element = (id) => document.getElementById(id);
@@ -43,7 +44,7 @@ async function run(open) {
   try {
     await Promise.all(["capture", "playback"].map((name) => context.audioWorklet.addModule(`page/${name}.js`)));
     const source = await open(context);
-    await context.resume();
+    await begins(context);
     const capture = new AudioWorkletNode(context, "capture", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
     const playback = new AudioWorkletNode(context, "playback", { numberOfInputs: 0, outputChannelCount: [1] });
     const volume = new GainNode(context, { gain: element("listen").checked ? 1 : 0 });
@@ -90,6 +91,14 @@ async function run(open) {
   } finally {
     talk.disabled = false;
   }
+}
+
+// Waits until the sound runs; some browsers wait for ever where there is nothing to hear it with.
+function begins(context) {
+  const late = new Promise((_, reject) =>
+    setTimeout(() => reject(new Error("The browser's sound does not start: is there a loudspeaker or headphones?")), SOUND_STARTS_WITHIN),
+  );
+  return Promise.race([context.resume(), late]);
 }
 
 // A seed of the page's own keeps a random voice when a broken call is taken up again. 53 bits fit a JSON number.

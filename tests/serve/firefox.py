@@ -1,11 +1,16 @@
-"""Firefox without a window, driven over WebDriver BiDi: the little of it that the page's test needs."""
+"""Firefox without a window, driven over WebDriver BiDi: the little of it that the page's test needs.
+
+Its sound does not start on a machine without a sound device, so it gets one of PulseAudio's that nobody hears.
+"""
 
 import asyncio
 import base64
 import itertools
 import json
+import os
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,7 @@ PREFERENCES: dict[str, object] = {
     "media.navigator.streams.fake": True,
     "media.navigator.permission.disabled": True,
     "media.autoplay.default": 0,
+    "media.autoplay.blocking_policy": 0,
     "datareporting.policy.dataSubmissionEnabled": False,
     "toolkit.telemetry.enabled": False,
     "app.update.enabled": False,
@@ -25,10 +31,11 @@ PREFERENCES: dict[str, object] = {
 
 
 class Firefox:
-    """One page in a Firefox of its own: `async with Firefox(path, folder) as firefox`."""
+    """One page in a Firefox of its own: `async with Firefox(path, pulseaudio, folder) as firefox`."""
 
-    def __init__(self, path: str, folder: Path) -> None:
+    def __init__(self, path: str, pulseaudio: str, folder: Path) -> None:
         self.path = path
+        self.pulseaudio = pulseaudio
         self.folder = folder
         self.complaints: list[str] = []
         self._numbers = itertools.count(1)
@@ -51,8 +58,18 @@ class Firefox:
             "1150",
         ]
         log = self.folder / "firefox.log"
+        self.runtime = tempfile.TemporaryDirectory(prefix="firefox-")  # 0700 and short, for PulseAudio's socket
+        environment = os.environ | {"XDG_RUNTIME_DIR": self.runtime.name, "HOME": self.runtime.name}
+        modules = ["-n", "--exit-idle-time=-1", "-L", "module-null-sink", "-L", "module-native-protocol-unix"]
         with log.open("w") as output:
-            self.process = subprocess.Popen([*command, "--remote-debugging-port", "0"], stdout=output, stderr=output)
+            self.sound = subprocess.Popen([self.pulseaudio, *modules], stdout=output, stderr=output, env=environment)
+        while not Path(self.runtime.name, "pulse", "native").exists():
+            assert self.sound.poll() is None, log.read_text()
+            await asyncio.sleep(0.1)
+        with log.open("a") as output:
+            self.process = subprocess.Popen(
+                [*command, "--remote-debugging-port", "0"], stdout=output, stderr=output, env=environment
+            )
         async with asyncio.timeout(180):
             while not (found := re.search(r"BiDi listening on (ws://\S+)", log.read_text())):
                 assert self.process.poll() is None, log.read_text()
@@ -73,6 +90,9 @@ class Firefox:
             await asyncio.to_thread(self.process.wait, 20)
         except subprocess.TimeoutExpired:
             self.process.kill()
+        self.sound.terminate()
+        await asyncio.to_thread(self.sound.wait)
+        self.runtime.cleanup()
 
     async def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Return the result of a command."""

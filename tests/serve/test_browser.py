@@ -19,7 +19,12 @@ DRIVER = shutil.which("chromedriver")
 
 FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
 
-needs_firefox = pytest.mark.skipif(not FIREFOX, reason="needs firefox (Debian: apt-get install firefox-esr)")
+PULSEAUDIO = shutil.which("pulseaudio")
+
+needs_firefox = pytest.mark.skipif(
+    not (FIREFOX and PULSEAUDIO),
+    reason="needs firefox and pulseaudio (Debian: apt-get install firefox-esr pulseaudio)",
+)
 needs_browser = pytest.mark.skipif(
     not (CHROMIUM and DRIVER),
     reason="needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)",
@@ -110,7 +115,7 @@ def test_firefox_talks_and_plays_a_recording(server: LiveServer, tmp_path: Path)
     soundfile.write(tmp_path / "recording.wav", wave, 16_000, subtype="PCM_16")
 
     async def scene() -> tuple[str, str, bytes, list[str]]:
-        async with Firefox(str(FIREFOX), tmp_path) as firefox:
+        async with Firefox(str(FIREFOX), str(PULSEAUDIO), tmp_path) as firefox:
             status = "document.getElementById('status').textContent"
             await firefox.open(server.http + "/")
             await firefox.wait_for("document.querySelectorAll('#voice option').length > 1")
