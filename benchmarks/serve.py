@@ -1,9 +1,10 @@
 """How many calls the live service carries, and how late it answers them.
 
 `python -m benchmarks.serve` starts the service as `voxveil serve` does, opens N paced sessions over loopback for
-each N, and prints a line a N. `--soak 900` keeps N sessions for so many seconds while calls open and close, and
-prints memory, slots and starved sessions as it goes. `--url` measures a server that runs already, without its CPU
-and memory.
+each N, and prints a line a N (`--repeat 5`: five of them). `--soak 900` keeps N sessions for so many seconds while
+calls open and close, and prints memory, slots and starved sessions as it goes. Both end with what Prometheus saw of
+the same calls, and with exit code 1 where it disagrees, a call failed or a slot leaked. `--url` measures a server that
+runs already, without its CPU and memory.
 
 Latency is sample in to sample out at the client: the time from the moment a sample is spoken (a microphone hands over
 20 ms at a time) to the arrival of the message with its anonymous counterpart, taken at the oldest sample of each
@@ -14,28 +15,22 @@ printed lag is added to the latency. A deadline miss is a message later than 180
 import argparse
 import asyncio
 import os
-import re
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import soundfile
-import yaml
 from numpy.typing import NDArray
 
+from benchmarks.serve_process import Server, histogram_quantile
 from serve.client import Connection, Lost, Refused
 
 SAMPLE_RATE = 16_000
 CHUNK = 320  # samples, 20 ms
 BUDGET = 0.180  # seconds
 SETTLE = 2.0  # seconds after a session's start that count for nothing: connecting is not the steady state
+REPORTED = 1.5  # seconds after which every replica has told its figures
 ENVELOPE = 80  # samples, 5 ms
 
 Wave = NDArray[np.float32]
@@ -114,77 +109,29 @@ def envelope_lag(source: Wave, output: Wave) -> float:
     return (int(np.argmax(scores)) - reach) * ENVELOPE / SAMPLE_RATE
 
 
-class Server:
-    """`voxveil serve` as a child process, with the processes that it starts."""
+def agree(used: dict[str, float], calls: list["Call"], sound: bool) -> bool:
+    """Print what Prometheus saw of these calls beside what the clients saw; return whether the two agree.
 
-    def __init__(self, config: dict[str, object]) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder = tempfile.TemporaryDirectory(prefix="voxveil-bench-")
-        path = Path(self.folder.name) / "serve.yaml"
-        path.write_text(yaml.safe_dump(config))
-        command = "import typer; from pipelines.serve import serve; typer.run(serve)"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", command, "--config", str(path), "--port", str(self.port)],
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            if "Ready" in line:
-                return
-        raise RuntimeError("the service did not start")
-
-    @property
-    def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/v1/stream"
-
-    def usage(self) -> tuple[float, dict[str, float]]:
-        """Return the CPU seconds that all its processes have used, and the resident MiB of replicas, proxy and all."""
-        children: dict[int, list[int]] = {}
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-        family, queue = [], [self.process.pid]
-        while queue:
-            family.append(queue.pop())
-            queue += children.get(family[-1], [])
-        cpu, memory = 0.0, {"replica": 0.0, "proxy": 0.0, "all": 0.0}
-        for process in family:
-            try:
-                fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-                name = Path(f"/proc/{process}/cmdline").read_text()
-                resident = int(re.findall(r"Pss:\s+(\d+)", Path(f"/proc/{process}/smaps_rollup").read_text())[0]) / 1024
-            except (OSError, IndexError):
-                continue
-            cpu += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-            memory["all"] += resident
-            memory["replica"] += resident * ("ServeReplica:voxveil:Replica" in name)
-            memory["proxy"] += resident * ("ProxyActor" in name or "haproxy" in name)
-        return cpu, memory
-
-    def metrics(self) -> dict[str, float]:
-        """Return the unlabelled sums of the service's Prometheus figures, over all replicas."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
-            text = answer.read().decode()
-        totals: dict[str, float] = {}
-        for name, labels, value in re.findall(r"^(voxveil_\w+)\{(.*)\} (\S+)$", text, re.M):
-            if "le=" not in labels:
-                totals[name] = totals.get(name, 0.0) + float(value)
-        return totals
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.folder.cleanup()
+    Calls and seconds of audio are counted by both. The latencies differ by what they include: the server's ends where
+    it hands over to the network and begins with a message's arrival, the client's begins 20 ms before that.
+    """
+    answered = sum(call.received for call in calls) / SAMPLE_RATE
+    counted = used["voxveil_audio_seconds_total"]
+    opened, closed = used["voxveil_sessions_opened_total"], used["voxveil_sessions_closed_total"]
+    late = [latency for call in calls for latency in call.latencies]
+    bounds = [histogram_quantile(used, quantile) for quantile in (0.5, 0.95, 0.99)]
+    seen = np.percentile(late, [50, 95, 99]) if late else np.zeros(3)
+    same = not sound or (opened == closed == len(calls) and abs(counted - answered) <= 1e-3 * answered + 0.1)
+    # The client's figure holds the server's and at least the network: it cannot be below the bucket's lower bound.
+    possible = all(low <= value for (low, _), value in zip(bounds, seen, strict=True))
+    within = ", ".join(f"{1e3 * low:.0f} to {1e3 * high:.0f}" for low, high in bounds)
+    verdict = "agrees" if same and possible else "DISAGREES"
+    print(
+        f"  Prometheus {verdict}: {opened:.0f} calls opened, {closed:.0f} closed (clients {len(calls)}),"
+        f" {counted:.1f} s of audio (clients {answered:.1f}), p50, p95, p99 at the server {within} ms",
+        flush=True,
+    )
+    return same and possible
 
 
 def missed(late: list[float]) -> str:
@@ -213,8 +160,9 @@ async def measure(url: str, token: str, sessions: int, seconds: float) -> list[C
     return calls
 
 
-def print_table(server: Server | None, url: str, token: str, counts: list[int], seconds: float) -> None:
-    """Print a line for each number of sessions."""
+def print_table(server: Server | None, url: str, token: str, counts: list[int], seconds: float) -> bool:
+    """Print a line for each number of sessions; return whether all went well."""
+    well = True
     print(f"load average before: {os.getloadavg()[0]:.1f}; {len(os.sched_getaffinity(0))} cores; {seconds:g} s each")
     print(
         "sessions    p50    p95    p99  misses  steps late  lag  faults  server CPU"
@@ -231,12 +179,14 @@ def print_table(server: Server | None, url: str, token: str, counts: list[int], 
         faults = sum(bool(call.fault) or call.received != call.sent for call in calls)
         line = f"{count:>8} {quantiles(late)} {missed(late)}"
         if server:
-            after, memory = server.metrics(), server.usage()[1]
+            spent, memory = server.usage()
+            time.sleep(REPORTED)
+            after = server.metrics()
             used = {name: value - before.get(name, 0.0) for name, value in after.items()}
             factor = used["voxveil_step_seconds_sum"] / max(used["voxveil_audio_seconds_total"], 1e-9)
             line += (
                 f" {used['voxveil_deadline_misses_total']:>5.0f}/{used['voxveil_step_seconds_count']:<5.0f}"
-                f" {1e3 * lag:>3.0f} {faults:>7} {(server.usage()[0] - cpu) / took:>11.2f}"
+                f" {1e3 * lag:>3.0f} {faults:>7} {(spent - cpu) / took:>11.2f}"
                 f" {(time.process_time() - client_cpu) / took:>11.2f} {factor:>5.3f}"
                 f" {memory['replica']:>8.0f} {memory['all']:>9.0f}"
             )
@@ -247,10 +197,16 @@ def print_table(server: Server | None, url: str, token: str, counts: list[int], 
         print(line, flush=True)
         for fault in sorted({call.fault for call in calls if call.fault})[:3]:
             print(f"         {fault}")
+        if server:
+            well &= agree(used, calls, sound=not faults) and not faults
+    return well
 
 
-async def soak(server: Server, url: str, token: str, sessions: int, seconds: float) -> None:
-    """Keep `sessions` calls for `seconds`, each 3 to 30 s long, and print what the service holds every 30 s."""
+async def soak(server: Server, url: str, token: str, sessions: int, seconds: float) -> bool:
+    """Keep `sessions` calls for `seconds`, each 3 to 30 s long, and print what the service holds every 30 s.
+
+    Return whether no slot leaked, nobody starved and Prometheus agrees.
+    """
     wave = speech(90)
     generator = np.random.default_rng(0)
     ends = time.monotonic() + seconds
@@ -287,10 +243,11 @@ async def soak(server: Server, url: str, token: str, sessions: int, seconds: flo
             )
 
     print(f"load average before: {os.getloadavg()[0]:.1f}; {sessions} sessions with churn for {seconds:g} s")
+    cpu, before = server.usage()[0], server.metrics()
     watcher = asyncio.create_task(watch())
     await asyncio.gather(*(line(index) for index in range(sessions)))
     watcher.cancel()
-    await asyncio.sleep(2)
+    await asyncio.sleep(REPORTED)
     totals = server.metrics()
     late = [latency for call in finished for latency in call.latencies]
     print(f"all: {quantiles(late)} ms, misses {missed(late).strip()}, {len(finished)} calls;", end=" ")
@@ -298,41 +255,56 @@ async def soak(server: Server, url: str, token: str, sessions: int, seconds: flo
         f"opened {totals['voxveil_sessions_opened_total']:.0f}, closed {totals['voxveil_sessions_closed_total']:.0f},",
         end=" ",
     )
-    print(f"slots still held {totals['voxveil_sessions']:.0f}")
+    used = {name: value - before.get(name, 0.0) for name, value in totals.items()}
+    factor = used["voxveil_step_seconds_sum"] / max(used["voxveil_audio_seconds_total"], 1e-9)
+    spent = ((await asyncio.to_thread(server.usage))[0] - cpu) / seconds
+    print(f"slots still held {totals['voxveil_sessions']:.0f}, RTF {factor:.3f}, server CPU {spent:.2f}")
     for fault in sorted({call.fault for call in finished if call.fault})[:5]:
         print(f"fault: {fault}")
+    faults = sum(bool(call.fault) for call in finished)
+    starved = sum(call.received != call.sent and not call.fault for call in finished)
+    return agree(used, finished, sound=not faults) and not (faults or starved or totals["voxveil_sessions"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, nargs="+", default=[1, 8, 16, 32, 48])
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--repeat", type=int, default=1, help="measure each number of sessions so many times")
     parser.add_argument("--soak", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--tick", type=float, default=None, help="seconds between two steps")
     parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--anonymizer", default="mcadams")
+    parser.add_argument("--model", help="streamvoiceanon's, as for `voxveil serve`")
+    parser.add_argument("--voices", help="streamvoiceanon's bank")
+    parser.add_argument("--gpus", type=float, default=0.0, help="GPUs for each replica")
     parser.add_argument("--url", help="a server that runs already")
     parser.add_argument("--token", default=os.environ.get("VOXVEIL_TOKEN", ""))
     arguments = parser.parse_args()
     if arguments.url:
-        print_table(None, arguments.url, arguments.token, arguments.sessions, arguments.seconds)
+        print_table(None, arguments.url, arguments.token, arguments.sessions * arguments.repeat, arguments.seconds)
         return
     slots = -(-max(arguments.sessions) // arguments.replicas) + 4
     config: dict[str, object] = {
         "anonymizer": arguments.anonymizer,
         "slots": slots,
-        "replicas": {"minimum": arguments.replicas, "maximum": arguments.replicas},
+        "replicas": {"minimum": arguments.replicas, "maximum": arguments.replicas, "gpus": arguments.gpus},
     }
+    for name in ("model", "voices"):
+        if getattr(arguments, name):
+            config[name] = str(Path(getattr(arguments, name)).resolve())
     if arguments.tick:
         config["tick_seconds"] = arguments.tick
     server = Server(config)
     try:
         if arguments.soak:
-            asyncio.run(soak(server, server.url, arguments.token, max(arguments.sessions), arguments.soak))
+            well = asyncio.run(soak(server, server.url, arguments.token, max(arguments.sessions), arguments.soak))
         else:
-            print_table(server, server.url, arguments.token, arguments.sessions, arguments.seconds)
+            counts = arguments.sessions * arguments.repeat
+            well = print_table(server, server.url, arguments.token, counts, arguments.seconds)
     finally:
         server.stop()
+    raise SystemExit(0 if well else 1)
 
 
 if __name__ == "__main__":

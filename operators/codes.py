@@ -1,4 +1,5 @@
-"""Codes: what the language model is trained on, computed once an utterance by the networks that do not change."""
+"""Codes: what the language model is trained on, computed once an utterance by the networks that do not change; and
+frames: how long an utterance is for those networks."""
 
 import numpy as np
 import torch
@@ -7,6 +8,19 @@ from models.streamvoiceanon import StreamVoiceAnon
 from operators.decode import Batch, object_array
 
 COLUMNS = ("frames", "content", "acoustic", "style", "timbre", "timbre_latents")
+
+
+class CountFrames:
+    """Adds `frames`: how many frames of `frame_samples` each wave begins."""
+
+    needs = ("wave",)
+    adds = ("frames",)
+
+    def __init__(self, frame_samples: int) -> None:
+        self.frame_samples = frame_samples
+
+    def __call__(self, batch: Batch) -> Batch:
+        return batch | {"frames": np.array([-(-len(wave) // self.frame_samples) for wave in batch["wave"]])}
 
 
 class ComputeCodes:

@@ -20,6 +20,7 @@ from pipelines.finetune_cli import finetune_app
 from pipelines.model import model_app
 from pipelines.options import takes_job
 from pipelines.prepare.cli import prepare_app
+from pipelines.pretrain_cli import pretrain_app
 from pipelines.serve import serve
 from pipelines.stream import stream
 from pipelines.voices import voices_app
@@ -37,6 +38,7 @@ for part, name in (
     (model_app, "model"),
     (attacker_app, "attacker"),
     (finetune_app, "finetune"),
+    (pretrain_app, "pretrain"),
 ):
     app.add_typer(part, name=name)
 app.command(epilog="Example: `voxveil fetch --profile standard`")(fetch)

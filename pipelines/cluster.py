@@ -35,11 +35,7 @@ class ClusterUnreachable(RuntimeError):
 @contextmanager
 def ray_session() -> Iterator[None]:
     """Join the cluster of RAY_ADDRESS, or start Ray on this machine and stop it at the end."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    if not os.environ.get("RAY_ADDRESS") and "ray" not in sys.modules:  # Ray reads this once, when it is imported
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    quieten_and_lock_ray()
     import ray
     import ray.data
 
@@ -52,7 +48,7 @@ def ray_session() -> Iterator[None]:
         else:
             # One CPU more than there are: reading and cutting tables mostly waits, and must never wait for an actor.
             cores = len(os.sched_getaffinity(0))
-            _start_ray(cores + 1, f"{folder}/ray")
+            start_ray(cores + 1, f"{folder}/ray", OBJECT_STORE_BYTES)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -83,7 +79,16 @@ def _join_ray(address: str) -> None:
         ) from fault
 
 
-def _start_ray(cpus: int, folder: str) -> None:
+def quieten_and_lock_ray() -> None:
+    """Set what Ray reads once, when it is imported: say little, and let nobody without a token in."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if not os.environ.get("RAY_ADDRESS") and "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def start_ray(cpus: int, folder: str, object_store_bytes: int) -> None:
     """Start Ray for this process alone: on the loopback, with a token, in a folder that nobody else may enter.
 
     Whoever reaches a Ray cluster can run code in it, and this one holds speech and a key. Ray gives up starting after
@@ -99,7 +104,7 @@ def _start_ray(cpus: int, folder: str) -> None:
                     _node_ip_address="127.0.0.1",
                     _temp_dir=folder,
                     include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_BYTES,
+                    object_store_memory=object_store_bytes,
                     logging_level=logging.ERROR,
                     log_to_driver=False,
                 )

@@ -38,7 +38,9 @@ class Job(BaseModel):
     anonymizer: str = Field(
         "mcadams", description="Anonymizer: mcadams, streamvoiceanon, or identity (the control that changes nothing)."
     )
-    model: str | None = Field(None, description="streamvoiceanon: checkpoint folder, or Plachta/StreamVoiceAnon.")
+    model: str | None = Field(
+        None, description="streamvoiceanon: checkpoint folder, Plachta/StreamVoiceAnon, or models:/name/version."
+    )
     voices: str | None = Field(None, description="streamvoiceanon: voice bank, made by `voxveil voices build`.")
     alpha: float = Field(1.0, ge=0, le=1, description="streamvoiceanon: 1 the bank's voices as they are, 0 noise.")
     voice_level: Literal["utterance", "speaker"] = Field(

@@ -47,7 +47,7 @@ def prepare_finetune(job: FinetuneJob, track: "Track") -> Prepared:
         track.say(f"labels that the teacher {job.teacher} does not know are left out: {', '.join(corpus.unknown)}")
     base = read_base(job.model)
     teacher, weights = teacher_of(job)
-    sample_rate, frame_rate = rates_of(base)
+    sample_rate, frame_rate = base.config.frames.sample_rate, 1.0 / base.config.frames.seconds
     recipe = Recipe(survey.digest, base.digest, teacher, sample_rate, frame_rate, job.min_seconds, job.max_seconds)
     wanted = frozenset(utterance.utt_id for utterance in (*corpus.training, *corpus.validation)) - survey.duplicate_ids
     steps: list[Any] = [(ComputeCodes, {"model": str(base.folder), "device": job.device})]
@@ -100,13 +100,6 @@ def teacher_of(job: FinetuneJob) -> tuple[str, str]:
     resolved = registry.resolve(uri)
     digest = resolved.digests.get("model.bin") or next(iter(resolved.digests.values()))
     return f"{job.teacher} {digest}", uri
-
-
-def rates_of(base: Base) -> tuple[int, float]:
-    """Return samples and frames a second of a model."""
-    from models.streamvoiceanon import StreamVoiceAnon
-
-    return StreamVoiceAnon.sample_rate, StreamVoiceAnon.sample_rate / StreamVoiceAnon.frame_samples
 
 
 def pair_settings(job: FinetuneJob, frame_rate: float) -> PairSettings:
@@ -246,7 +239,7 @@ def export_finetune(job: FinetuneJob, track: "Track") -> Exported:
     write_model(model, base, task.export(), lineage)
     track.say(f"the model of step {progress.step} is in {model}")
     if job.samples:
-        write_samples(job.folder / "samples", str(base.folder), model, feed, job.samples)
+        write_samples(job.folder / "samples", str(base.folder), model, feed, job.samples, prepared.recipe.frame_rate)
     training = training_id(job.folder / "training", "voxveil finetune run")
     with TrainingRecord(tracking_uri(job.output), job.name, training, "fine-tuning") as record:
         record.files(job.folder / "samples", "samples")

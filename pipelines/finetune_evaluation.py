@@ -73,7 +73,7 @@ def evaluate_finetune(job: FinetuneJob, track: "Track") -> Judgement:
     exported = read_document(job.folder / "model.json", "voxveil finetune export")
     feed = feed_of(job, prepared)
     index = job.evaluation_index or str(write_held_out(job, feed))
-    voices = job.voices or str(write_voices(job, feed))
+    voices = job.voices or str(write_voices(job, feed, prepared.recipe.frame_rate))
     audits: dict[str, tuple[Report, Path]] = {}
     with ray_session():
         for when, model in (("before", base.folder), ("after", job.folder / "model")):
@@ -168,7 +168,7 @@ def write_held_out(job: FinetuneJob, feed: "CodesFeed") -> Path:
     return path
 
 
-def write_voices(job: FinetuneJob, feed: "CodesFeed") -> Path:
+def write_voices(job: FinetuneJob, feed: "CodesFeed", frame_rate: float) -> Path:
     """Write a voice bank of one neutral utterance, the longest, of each training speaker; return it."""
     from models.streamvoiceanon import VoiceBank
     from pipelines.training.samples import voice_of
@@ -181,7 +181,7 @@ def write_voices(job: FinetuneJob, feed: "CodesFeed") -> Path:
     if not longest:
         raise InputError("no training speaker speaks neutrally, so there is no voice to audit with: name `voices`")
     voices = [
-        voice_of(feed.rows, utt_id, feed.settings.prompt_frames, f"voice-{number:05d}")
+        voice_of(feed.rows, utt_id, feed.settings.prompt_frames, frame_rate, f"voice-{number:05d}")
         for number, (_, (_, utt_id)) in enumerate(sorted(longest.items()))
     ]
     path = job.folder / "voices.parquet"

@@ -191,6 +191,7 @@ def run_anonymize(job: Job, resume: bool, track: "Track") -> tuple[Run, int, dic
     survey = survey_index(job.index, job.keep_columns)
     job_key(job)
     check_columns_wanted(job, survey)
+    anonymizer_used(job)  # weights that cannot be loaded are an error now, not later
     run = start_run(job, "anonymize", {"index": survey.digest}, resume)
     with ray_session():
         reasons = anonymize_and_seal(run, survey, track)

@@ -16,6 +16,7 @@ from governance.report import Figure, Report, RuleVerdict
 from operators.schema import InputError
 from pipelines.config import Job, load_job
 from pipelines.progress import tracking_progress
+from pipelines.registered import with_local_model
 from pipelines.release import Kind, Outcome, plan_job, run_job
 
 STYLES = {"release": ("green", "RELEASE"), "review": ("yellow", "REVIEW"), "withhold": ("red", "WITHHOLD")}
@@ -24,6 +25,7 @@ SAMPLE = Path(__file__).parents[1] / "sample" / "english" / "index.parquet"
 
 def decide_job(job: Job, kind: Kind, resume: bool, dry_run: bool, json: Path | None, console: Console) -> int:
     """Run a job (or only check it) and return the exit code of its decision."""
+    job = with_local_model(job)
     if dry_run:
         describe_plan(job, kind, console)
         return 0
@@ -132,6 +134,7 @@ def anonymize_only(job: Job, resume: bool, console: Console) -> None:
     """Run the anonymizing half and say where the result lies."""
     from pipelines.release import run_anonymize
 
+    job = with_local_model(job)
     with tracking_progress(console) as track:
         run, rows, reasons = run_anonymize(job, resume, track)
     console.print(f"{rows} utterances in {run.staged}, {sum(reasons.values())} quarantined; nobody attacked them yet")

@@ -1,17 +1,18 @@
 """The configuration of the live service: one YAML file, checked once, for one machine and for a cluster alike."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from models.catalogue import AnonymizerSpec
 from serve.engine import EngineSettings
 
 SHA256 = r"^[0-9a-f]{64}$"
 
-# Ten voices with names that say nothing of anybody. A voice is its seed; its sound is the anonymizer's matter.
-VOICES = {
+# Ten voices with names that say nothing of anybody, for anonymizers without a bank: there a voice is its seed.
+NAMED_SEEDS = {
     name: seed
     for seed, name in enumerate(
         ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet", "jasper"), 1
@@ -58,9 +59,10 @@ class Replicas(_Section):
     cpus: Annotated[float, Field(ge=0)] = 1.0
     gpus: Annotated[float, Field(ge=0)] = 0.0
     target_sessions: Annotated[int | None, Field(ge=1)] = None
+    idle_seconds: Annotated[float, Field(ge=0)] = 300.0
 
     @model_validator(mode="after")
-    def _in_order(self) -> "Replicas":
+    def _in_order(self) -> Self:
         if self.maximum < self.minimum:
             raise ValueError("maximum is below minimum")
         return self
@@ -69,15 +71,19 @@ class Replicas(_Section):
 class ServeConfig(_Section):
     """The whole of it.
 
-    With no `tokens` only this machine may speak to the service, unless `open` says that something in front of it keeps
-    strangers out. `origins` are the web pages, besides the service's own, that may use it (`https://example.org`).
+    `anonymizer`, `model`, `voices` (the bank) and `alpha` are those of a release job. With no `tokens` only this
+    machine may speak to the service, unless `open` says that something in front of it keeps strangers out. `origins`
+    are the web pages, besides the service's own, that may use it (`https://example.org`).
     """
 
     anonymizer: str = "mcadams"
+    model: str | None = None
+    voices: str | None = None
+    alpha: Annotated[float, Field(ge=0, le=1)] = 1.0
     sample_rate: Annotated[int, Field(ge=8_000, le=48_000)] = 16_000
     slots: Annotated[int, Field(ge=1, le=1024)] = 32
-    tick_seconds: Annotated[float, Field(ge=0.01, le=0.2)] = 0.04
-    voices: dict[str, Annotated[int, Field(ge=0, lt=2**64)]] = VOICES
+    tick_seconds: Annotated[float | None, Field(ge=0.01, le=0.2)] = None
+    named_seeds: dict[str, Annotated[int, Field(ge=0, lt=2**64)]] = NAMED_SEEDS
     tokens: tuple[Token, ...] = ()
     open: bool = False
     origins: tuple[str, ...] = ()
@@ -92,19 +98,44 @@ class ServeConfig(_Section):
             raise ValueError("two tokens have the same name")
         return tokens
 
+    @model_validator(mode="after")
+    def _anonymizer_is_complete(self) -> Self:
+        self.anonymizer_spec.check()
+        return self
+
+    @property
+    def anonymizer_spec(self) -> AnonymizerSpec:
+        """The anonymizer with all that it loads; on the replica's own GPU where it has one."""
+        device = "cuda" if self.replicas.gpus else "cpu"
+        return AnonymizerSpec(self.anonymizer, self.model, self.voices, self.alpha, device)
+
     def engine_settings(self) -> EngineSettings:
         """Return what the engine needs to know."""
         limits = self.limits
         return EngineSettings(self.slots, self.tick_seconds, window=limits.window_seconds, patience=limits.patience)
 
 
-def read_config(path: Path) -> ServeConfig:
-    """Return the configuration in a YAML file; raises ConfigError."""
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the content of a YAML file; raises ConfigError. Its paths start where the file lies."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
         raise ConfigError(f"{path}: {str(fault).splitlines()[0]}") from None
-    return parse_config(content if content is not None else {}, str(path))
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: the file: must be a mapping of fields to values, such as `slots: 32`")
+    return content | absolute_paths(content, path.parent)
+
+
+def absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Return the fields that name a file or folder below `folder`, made absolute: a replica runs elsewhere."""
+    named = {field: content.get(field) for field in ("model", "voices")}
+    return {
+        field: str((folder / value).resolve())
+        for field, value in named.items()
+        if isinstance(value, str) and (folder / value).exists()
+    }
 
 
 def parse_config(content: object, source: str = "configuration") -> ServeConfig:
@@ -113,5 +144,6 @@ def parse_config(content: object, source: str = "configuration") -> ServeConfig:
         return ServeConfig.model_validate(content)
     except ValidationError as fault:
         error = fault.errors(include_input=False, include_url=False)[0]
-        place = ".".join(str(part) for part in error["loc"]) or "the file"
-        raise ConfigError(f"{source}: {place}: {error['msg']}") from None
+        place = ".".join(str(part) for part in error["loc"])
+        why = error["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{source}: {place}: {why}" if place else f"{source}: {why}") from None

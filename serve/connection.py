@@ -73,13 +73,12 @@ async def _serve_session(socket: WebSocket, service: Service, start: Start, sess
 
 def ready_message(service: Service, session: Session, start: Start, session_id: str) -> dict[str, Any]:
     """Return the answer to a good start."""
-    tick = service.config.tick_seconds
     return {
         "type": "ready",
         "session": session_id,
         "sample_rate": start.sample_rate,
         "encoding": start.encoding,
-        "frame_samples": round(tick * start.sample_rate),
+        "frame_samples": round(service.engine.tick * start.sample_rate),
         "latency_ms": round(1e3 * service.engine.algorithmic_latency(session), 1),
         "window_seconds": service.config.limits.window_seconds,
         "session_seconds": service.config.limits.session_seconds,

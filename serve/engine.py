@@ -18,12 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.anonymizer import Anonymizer, AnonymizerStream
+from models.anonymizer import Anonymizer
+from serve.live import live_model
 from serve.meters import Meters
 from serve.protocol import Refusal
 from serve.session import Session, SignalPath
 
 Wave = NDArray[np.float32]
+
+DEFAULT_TICK = 0.04  # seconds
 
 logger = logging.getLogger("voxveil.serve")
 
@@ -32,13 +35,14 @@ logger = logging.getLogger("voxveil.serve")
 class EngineSettings:
     """How a replica steps.
 
-    `tick` (seconds) is the time between two steps; `catch_up` how many ticks' audio a step takes from one session at
-    most; `window` (seconds) how much of a session's audio may wait before the server stops reading from it, and
-    `patience` (seconds) how long a client may leave it so.
+    `tick` (seconds) is the time between two steps; where it is None, the model's frame, or 40 ms where it has none.
+    `catch_up` is how many ticks' audio a step takes from one session at most; `window` (seconds) how much of a
+    session's audio may wait before the server stops reading from it, and `patience` (seconds) how long a client may
+    leave it so.
     """
 
     slots: int = 32
-    tick: float = 0.04
+    tick: float | None = None
     catch_up: int = 4
     window: float = 2.0
     patience: float = 10.0
@@ -65,6 +69,9 @@ class Engine:
     ) -> None:
         self.anonymizer = anonymizer
         self.settings = settings
+        self.model = live_model(anonymizer, settings.slots)
+        self.tick = settings.tick or self.model.frame or DEFAULT_TICK
+        self.cost = 0.0  # seconds that the last step took for a second of audio
         self.meters = meters or Meters()
         self.clock = clock
         self.sessions: dict[int, Session] = {}
@@ -80,7 +87,7 @@ class Engine:
             raise Refusal("shutting_down", "this replica is going away")
         if not self.free:
             raise Refusal("full", f"all {self.settings.slots} slots of this replica are taken")
-        stream = self.anonymizer.open_stream(voice, seed)
+        stream = self.model.open_stream(voice, seed)
         path = SignalPath(stream, sample_rate, self.anonymizer.sample_rate)
         settings = self.settings
         session = Session(self.free.pop(), path, sample_rate, settings.window, settings.patience, self.clock)
@@ -97,6 +104,7 @@ class Engine:
         session.closed = True
         del self.sessions[session.slot]
         self.free.append(session.slot)
+        self.model.leave(session.path.stream)
         self.meters.closed.labels(how).inc()
         self.meters.sessions.set(len(self.sessions))
 
@@ -108,7 +116,7 @@ class Engine:
 
     def algorithmic_latency(self, session: Session) -> float:
         """Return the seconds by which output lags input on an infinitely fast machine."""
-        return self.settings.tick + session.path.delay
+        return self.tick + session.path.delay
 
     async def run(self) -> None:
         """Step at the frame rate until cancelled; sleeps while there are no sessions."""
@@ -119,7 +127,7 @@ class Engine:
                 self._awake.clear()
                 await self._awake.wait()
                 due = self.clock()
-            due += self.settings.tick
+            due += self.tick
             await asyncio.sleep(max(0.0, due - self.clock()))
             portions = self.collect()
             if portions:
@@ -133,17 +141,22 @@ class Engine:
                         portion.session.fail(Refusal("internal", "the model failed"))
                     continue
                 self.deliver(portions, outputs)
-                self.meters.step.observe(self.clock() - started)
-            if self.clock() > due + self.settings.tick:
+                took = self.clock() - started
+                self.meters.step.observe(took)
+                longest = max(len(portion.samples) / portion.session.sample_rate for portion in portions)
+                self.cost = took / max(longest, self.tick)
+            if self.clock() > due + self.tick:
                 self.meters.misses.inc()
                 for portion in portions:
                     portion.session.late_steps += 1
-                due = self.clock() - self.settings.tick  # the lost time is lost: catching up is the sessions' business
+                due = self.clock() - self.tick  # the lost time is lost: catching up is the sessions' business
 
     def collect(self) -> list[Portion]:
         """Take what each session has for this step; sessions whose clients do not read are left out."""
         portions = []
         now = self.clock()
+        # Who has much waiting gets more than its tick's, as far as the step stays within the tick for the others.
+        longest = min(self.settings.catch_up, max(1.0, 1.0 / max(self.cost, 1e-3))) * self.tick
         for session in self.sessions.values():
             if session.finished or session.refusal is not None:
                 continue
@@ -153,8 +166,7 @@ class Engine:
                     session.fail(Refusal("too_slow", "the client does not read its audio"))
                 continue
             session.blocked_since = None
-            most = int(self.settings.catch_up * self.settings.tick * session.sample_rate)
-            samples, last = session.take(most)
+            samples, last = session.take(round(longest * session.sample_rate))
             if len(samples) or last:
                 portions.append(Portion(session, samples, last))
         return portions
@@ -164,7 +176,7 @@ class Engine:
         chunks = [portion.session.path.enter(portion.samples, portion.last) for portion in portions]
         streams = [portion.session.path.stream for portion in portions]
         with torch.inference_mode():
-            outputs = push_many(self.anonymizer, streams, chunks)
+            outputs = self.model.push_many(streams, chunks)
             return [
                 portion.session.path.leave(output, portion.last)
                 for portion, output in zip(portions, outputs, strict=True)
@@ -180,13 +192,3 @@ class Engine:
     def stop(self) -> None:
         """Let the worker thread go."""
         self._worker.shutdown(wait=False, cancel_futures=True)
-
-
-def push_many(
-    anonymizer: Anonymizer[Any], streams: Sequence[AnonymizerStream], chunks: Sequence[torch.Tensor]
-) -> list[torch.Tensor]:
-    """Push a chunk into each stream, in one batch where the anonymizer knows how."""
-    batched = getattr(anonymizer, "push_many", None)
-    if batched is not None:
-        return list(batched(streams, chunks))
-    return [stream.push(chunk) for stream, chunk in zip(streams, chunks, strict=True)]

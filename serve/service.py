@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from prometheus_client import Metric
 
 from models.anonymizer import Anonymizer
-from models.catalogue import AnonymizerSpec, load_anonymizer
+from models.catalogue import load_anonymizer
 from serve.config import ServeConfig
 from serve.engine import Engine
 from serve.files import Recording, UnusableFile, anonymize, decode
@@ -23,6 +23,7 @@ from serve.meters import Meters
 from serve.protocol import NamedVoice, RandomVoice, Refusal, SeededVoice
 from serve.register import Register
 from serve.tokens import ANYBODY, find_token
+from serve.voices import NamedVoices
 
 
 class Registrar(Protocol):
@@ -69,7 +70,8 @@ class Service:
         self.config = config
         self.replica = replica
         self.registrar = registrar or LocalRegistrar()
-        self.anonymizer = anonymizer or load_anonymizer(AnonymizerSpec(config.anonymizer), config.sample_rate)
+        self.anonymizer = anonymizer or load_anonymizer(config.anonymizer_spec, config.sample_rate)
+        self.voices = NamedVoices(self.anonymizer, config.named_seeds)
         self.meters = Meters(replica)
         self.engine = Engine(self.anonymizer, config.engine_settings(), self.meters)
         self.holders: dict[str, str] = {}  # session id -> token name
@@ -103,14 +105,11 @@ class Service:
 
     def voice(self, wanted: RandomVoice | SeededVoice | NamedVoice) -> tuple[Any, int]:
         """Return the anonymizer's voice and the seed of its sampling; raises Refusal("bad_start")."""
-        if isinstance(wanted, SeededVoice):
-            seed = wanted.seed
-        elif isinstance(wanted, NamedVoice):
-            if wanted.name not in self.config.voices:
+        if isinstance(wanted, NamedVoice):
+            if wanted.name not in self.voices.names:
                 raise Refusal("bad_start", "voice.name: the bank has no such voice; GET /v1/about lists them")
-            seed = self.config.voices[wanted.name]
-        else:
-            seed = secrets.randbits(64)
+            return self.voices.voice(wanted.name)
+        seed = wanted.seed if isinstance(wanted, SeededVoice) else secrets.randbits(64)
         return self.anonymizer.draw_voice(seed), seed
 
     async def decode(self, content: bytes) -> Recording:

@@ -41,6 +41,7 @@ PAGE_HEADERS = {
 # What a person should know of an anonymizer before trusting it.
 NOTES = {
     "mcadams": "It is a baseline: whoever knows the method can undo much of it.",
+    "streamvoiceanon": "What it protects depends on its training and its voices: audit it on your own speech.",
     "identity": "It changes nothing and is there for tests: everybody will know you.",
 }
 
@@ -143,6 +144,11 @@ def build_web(service: Service) -> FastAPI:
                 async for piece in service.anonymize(recording, drawn, drawn_seed):
                     yield piece
                 outcome = "done"
+            except Exception as fault:
+                # The answer is under way and can only be cut. The kind alone: a message could quote samples.
+                outcome = "internal"
+                logger.error("a file failed with %s", type(fault).__name__)
+                raise RuntimeError("the answer was cut") from None
             finally:
                 service.meters.files.labels(outcome).inc()
                 await hold.aclose()
@@ -161,7 +167,7 @@ def build_web(service: Service) -> FastAPI:
             "anonymizer": config.anonymizer,
             "note": NOTES.get(config.anonymizer, ""),
             "sample_rate": service.anonymizer.sample_rate,
-            "voices": sorted(config.voices),
+            "voices": service.voices.names,
             "token_required": bool(config.tokens),
             "session_seconds": limits.session_seconds,
             "upload_seconds": limits.upload_seconds,

@@ -319,7 +319,7 @@ class StreamVoiceAnon:
 
     def open_stream(self, voice: Voice, seed: int = 0, delay: int = DEFAULT_DELAY, greedy: bool = False) -> Stream:
         """Open a live stream that speaks with `voice`; what comes out is what `anonymize` makes of the whole."""
-        return Stream(self, voice, delay, None if greedy else torch.Generator().manual_seed(seed))
+        return Stream(self.open_batch(1), voice, delay, None if greedy else torch.Generator().manual_seed(seed))
 
     def open_batch(self, slots: int) -> StreamBatch:
         """Open a batch for up to `slots` live streams that are moved together, a frame at a time."""
@@ -360,7 +360,7 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
         "frames": FrameConfig,
     }
 
-    def read(kind: type, fields: Mapping[str, Any]) -> Any:
+    def read(kind: type, fields: Any) -> Any:
         plain = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         return kind(**{k: read(parts[k], v) if k in parts and v is not None else v for k, v in plain.items()})
 

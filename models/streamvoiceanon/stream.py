@@ -1,17 +1,17 @@
 """Live streams: many in one batch, a frame of work for every frame of sound.
 
-`StreamBatch` moves any of its streams by one frame; `Stream` is one stream of a batch of its own, with chunks of any
-length.
+`StreamBatch` moves any of its streams by one frame; `Stream` is one stream of a batch with chunks of any length, and
+`push_many` moves several of them together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from models.streamvoiceanon.frontend import PUBLISHED, FrameConfig
-from models.streamvoiceanon.generation import MAX_FRAMES, WriterBatch
+from models.streamvoiceanon.generation import MAX_FRAMES, WriterBatch, check_delay
 from models.streamvoiceanon.state import State, put, restart, take
 from models.streamvoiceanon.voices import Voice
 
@@ -29,6 +29,7 @@ class StreamBatch:
 
     def __init__(self, model: "StreamVoiceAnon", slots: int) -> None:
         self._model, self._slots = model, slots
+        self.frames = model.config.frames
         self._encoder = model.content_encoder.initial_state(slots, chunk=1)
         self._decoder = model.codec.initial_decoder_state(slots)
         latents = model.config.timbre_latents + 1
@@ -105,49 +106,91 @@ class StreamBatch:
 
 
 class Stream:
-    """One live stream. Samples come out `latency` seconds after they went in, and as many of them."""
+    """One live stream of a batch. Samples come out `latency` seconds after they went in, and as many of them.
 
-    def __init__(self, model: "StreamVoiceAnon", voice: Voice, delay: int, generator: torch.Generator | None) -> None:
-        self._frames = model.config.frames
-        self._batch = StreamBatch(model, slots=1)
-        self._slot = self._batch.open(voice, delay, generator)
+    It takes its slot, and has its voice read, with its first samples.
+    """
+
+    def __init__(self, batch: StreamBatch, voice: Voice, delay: int, generator: torch.Generator | None) -> None:
+        check_delay(delay)
+        self._batch = batch
+        self._start = (voice, delay, generator)
+        self._slot: int | None = None
         self._waiting = torch.zeros(0)
         self._read = self._spoken = 0  # samples
         self._closed = False
-        self.latency = latency_seconds(delay, self._frames)
+        self.latency = latency_seconds(delay, batch.frames)
 
     def push(self, samples: Tensor) -> Tensor:
         """Take samples [n] and return the samples [m] that are ready. Raises ValueError on NaN or once closed."""
-        self._check_open()
-        check_wave(samples)
-        self._read += len(samples)
-        waiting = torch.cat([self._waiting, samples.float()])
-        spoken = [torch.zeros(0)]
-        length = self._frames.samples
-        whole = len(waiting) // length * length
-        for frame in waiting[:whole].split(length) if whole else ():
-            spoken += self._batch.step({self._slot: frame}).values()
-        self._waiting = waiting[whole:].clone()
-        ready = torch.cat(spoken)
-        self._spoken += len(ready)
-        return ready
+        return push_many([self], [samples])[0]
 
     def finish(self) -> Tensor:
-        """Return the tail [m] and close. Raises ValueError when closed already."""
+        """Return the tail [m], close and free the slot. Raises ValueError when closed already."""
         self._check_open()
         self._closed = True
         spoken = [torch.zeros(0)]
-        if self._read and len(self._waiting):
-            last = torch.nn.functional.pad(self._waiting, (0, self._frames.samples - len(self._waiting)))
-            mels = len(self._waiting) // self._frames.hop
-            spoken += self._batch.step({self._slot: last}, {self._slot: mels}).values()
-        if self._read:
+        if self._slot is not None:
+            if len(self._waiting):
+                frames = self._batch.frames
+                last = torch.nn.functional.pad(self._waiting, (0, frames.samples - len(self._waiting)))
+                mels = len(self._waiting) // frames.hop
+                spoken += self._batch.step({self._slot: last}, {self._slot: mels}).values()
             spoken += self._batch.end(self._slot)
+            self._slot = None
         return torch.cat(spoken)[: self._read - self._spoken]
+
+    def drop(self) -> None:
+        """Close and free the slot at once, whatever was still to come. Does nothing once closed."""
+        self._closed = True
+        if self._slot is not None:
+            self._batch.drop(self._slot)
+            self._slot = None
+
+    def _take(self, samples: Tensor) -> None:
+        self._read += len(samples)
+        self._waiting = torch.cat([self._waiting, samples.float()])
+        if self._slot is None and self._read:
+            self._slot = self._batch.open(*self._start)
+
+    def _next_frame(self) -> Tensor | None:
+        """Take the next whole frame, if there is one."""
+        length = self._batch.frames.samples
+        if len(self._waiting) < length:
+            return None
+        frame, self._waiting = self._waiting[:length], self._waiting[length:].clone()
+        return frame
 
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the stream is closed")
+
+
+def push_many(streams: Sequence[Stream], chunks: Sequence[Tensor]) -> list[Tensor]:
+    """Push a chunk [n] into each of these streams of one batch; return what each gives back [m], as its `push` would.
+
+    Those that have a whole frame move together. No stream may appear twice. Raises ValueError on NaN or a closed
+    stream; nothing has moved then.
+    """
+    for stream, chunk in zip(streams, chunks, strict=True):
+        stream._check_open()
+        check_wave(chunk)
+    for stream, chunk in zip(streams, chunks, strict=True):
+        stream._take(chunk)
+    spoken: dict[int, list[Tensor]] = {stream._slot: [] for stream in streams if stream._slot is not None}
+    while True:
+        ready = ((stream._slot, stream._next_frame()) for stream in streams if stream._slot is not None)
+        frames = {slot: frame for slot, frame in ready if frame is not None}
+        if not frames:
+            break
+        for slot, samples in streams[0]._batch.step(frames).items():
+            spoken[slot].append(samples)
+    given = []
+    for stream in streams:
+        parts = [] if stream._slot is None else spoken[stream._slot]
+        given.append(torch.cat([torch.zeros(0), *parts]))
+        stream._spoken += len(given[-1])
+    return given
 
 
 def check_wave(wave: Tensor) -> None:

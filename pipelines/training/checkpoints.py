@@ -5,6 +5,7 @@
 """
 
 import json
+import math
 import os
 import shutil
 import uuid
@@ -39,8 +40,8 @@ class Progress:
     since_best: int = 0
 
     def validated(self, figure: float) -> "Progress":
-        """Return the progress after a validation; less is better."""
-        if self.best is None or figure < self.best:
+        """Return the progress after a validation; less is better, and what is not a number never is."""
+        if math.isfinite(figure) and (self.best is None or figure < self.best):
             return replace(self, best=figure, best_step=self.step, since_best=0)
         return replace(self, since_best=self.since_best + 1)
 

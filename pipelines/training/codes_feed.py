@@ -20,7 +20,7 @@ from pipelines.training.pairs import (
     keep_known_emotions,
     split_speakers,
 )
-from pipelines.training.rows import Rows
+from pipelines.training.rows import Rows, timbre_of
 
 CODES = ("frames", "content", "acoustic", "style", "timbre", "timbre_latents")
 
@@ -122,7 +122,7 @@ class CodesFeed:
             "source_content": source["content"][begin:],
             "source_acoustic": _books(source)[:, begin:],
             "style": prompt["style"],
-            "timbre": prompt["timbre"].reshape(int(prompt["timbre_latents"]), -1),
+            "timbre": timbre_of(prompt),
         }
         if "teacher" in source:
             item["teacher"] = source["teacher"].reshape(frames, -1)[begin:]

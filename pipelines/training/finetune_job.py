@@ -22,7 +22,9 @@ class FinetuneJob(BaseModel):
     index: str = Field(description="Index (Parquet file, folder or URI) with the columns speaker_id and emotion.")
     name: str = Field(description="Name of the result: its folder, MLflow experiment and registered model.")
     model: str = Field(description="The base: checkpoint folder, or Plachta/StreamVoiceAnon.")
-    output: Path = Field(Path("voxveil-out"), description="Folder under which everything is written.")
+    output: Path = Field(
+        Path("voxveil-out"), validate_default=True, description="Folder under which everything is written."
+    )
     pairing: Literal["emotional", "speaker"] = Field(
         "emotional", description="Prompts: neutral speech for an emotional source, or any other of the speaker's."
     )
@@ -52,6 +54,16 @@ class FinetuneJob(BaseModel):
     def name_is_plain(cls, name: str) -> str:
         return Job.name_is_plain(name)
 
+    @field_validator("output")
+    @classmethod
+    def output_is_absolute(cls, output: Path) -> Path:
+        return absolute_output(output)
+
+    @field_validator("model")
+    @classmethod
+    def model_is_absolute(cls, model: str) -> str:
+        return absolute_folder(model)
+
     @model_validator(mode="after")
     def teacher_has_weights(self) -> Self:
         if self.teacher == "emotion2vec" and self.teacher_weights is None:
@@ -67,6 +79,16 @@ class FinetuneJob(BaseModel):
     def folder(self) -> Path:
         """The fine-tuning's own private folder."""
         return self.output / self.name / "finetune"
+
+
+def absolute_output(output: Path) -> Path:
+    """Return the folder whatever the working directory of a worker is. Raises ValueError for a URI."""
+    return Job.output_is_a_folder(output).absolute()
+
+
+def absolute_folder(source: str) -> str:
+    """Return a checkpoint's source, a local folder whatever the working directory of a worker is."""
+    return str(Path(source).absolute()) if Path(source).is_dir() else source
 
 
 def load_finetune(config: str, **options: object) -> FinetuneJob:

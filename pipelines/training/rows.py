@@ -2,15 +2,30 @@
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.training.pairs import Spoken
 
 ROWS_IN_MEMORY = 2048  # about 100 kB each with a teacher's features
 LABELS = ("utt_id", "speaker_id", "emotion", "text", "frames", "reason")
+
+
+def timbre_of(row: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the timbre latents [n, width] of a row; a shape without timbre has [0, 0]."""
+    latents = int(row["timbre_latents"])
+    return row["timbre"].reshape(latents, -1 if latents else 0)
+
+
+def as_array(value: pa.Scalar) -> np.ndarray:
+    """Return a list as an array of its own, anything else as an array without axes."""
+    return (
+        value.values.to_numpy(zero_copy_only=False).copy()
+        if isinstance(value, pa.ListScalar)
+        else np.array(value.as_py())
+    )
 
 
 class Rows:
@@ -34,11 +49,7 @@ class Rows:
         if key not in self._kept:
             part, group = self._places[utt_id]
             table = pq.ParquetFile(part).read_row_group(group, columns=list(columns))
-            row: dict[str, Any] = {name: table[name].combine_chunks()[0] for name in columns}
-            self._kept[key] = {
-                name: np.asarray(value.values if hasattr(value, "values") else value.as_py())
-                for name, value in row.items()
-            }
+            self._kept[key] = {name: as_array(table[name].combine_chunks()[0]) for name in columns}
             if len(self._kept) > ROWS_IN_MEMORY:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +30,14 @@ class Begun:
 def begin(folder: Path, description: dict[str, Any], resume: bool, command: str) -> Begun:
     """Make the folder ready for a training.
 
-    Without `resume` a former training of the folder is deleted. Raises InputError where there is nothing to resume, or
-    it was of something else.
+    Raises InputError where there is a training already and it is not to be resumed, where there is none to resume, or
+    where it was of something else.
     """
     path = folder / DESCRIPTION
     if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700, parents=True)
+        if path.exists():
+            raise InputError(f"{folder} holds a training: --resume goes on with it; delete the folder to begin anew")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         training_id = uuid.uuid4().hex
         partial = folder / f".{DESCRIPTION}"
         document = {"id": training_id, "description": description}

@@ -13,16 +13,16 @@ from models.streamvoiceanon import StreamVoiceAnon
 from models.streamvoiceanon.voices import Voice
 from pipelines.training.codes_feed import CODES, CodesFeed
 from pipelines.training.pairs import NEUTRAL
-from pipelines.training.rows import Rows
+from pipelines.training.rows import Rows, timbre_of
 
 SEED = 0
 
 
-def write_samples(folder: Path, base: str, trained: Path, feed: CodesFeed, count: int) -> list[Path]:
+def write_samples(folder: Path, base: str, trained: Path, feed: CodesFeed, count: int, frame_rate: float) -> list[Path]:
     """Write `count` held-out sources, each before and after, as FLAC; return the files."""
     sources = [pair.source for pair in feed.validation_pairs()[:count]]
     speaker = next(utterance for utterance in feed.corpus.training if utterance.emotion == NEUTRAL)
-    voice = voice_of(feed.rows, speaker.utt_id, feed.settings.prompt_frames)
+    voice = voice_of(feed.rows, speaker.utt_id, feed.settings.prompt_frames, frame_rate)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = []
     for when, model in (("before", base), ("after", str(trained))):
@@ -37,7 +37,7 @@ def write_samples(folder: Path, base: str, trained: Path, feed: CodesFeed, count
     return files
 
 
-def voice_of(rows: Rows, utt_id: str, most_frames: int, voice_id: str = "") -> Voice:
+def voice_of(rows: Rows, utt_id: str, most_frames: int, frame_rate: float, voice_id: str = "") -> Voice:
     """Return a prepared utterance, its first `most_frames` frames, as a voice to speak with."""
     row = rows.read(utt_id, CODES)
     acoustic = row["acoustic"].reshape(-1, int(row["frames"]))[:, :most_frames]
@@ -45,6 +45,7 @@ def voice_of(rows: Rows, utt_id: str, most_frames: int, voice_id: str = "") -> V
         content=torch.from_numpy(row["content"][:most_frames].astype("int64")),
         acoustic=torch.from_numpy(acoustic.astype("int64")),
         style=torch.from_numpy(row["style"].astype("float32")),
-        timbre=torch.from_numpy(row["timbre"].astype("float32")).reshape(int(row["timbre_latents"]), -1),
+        timbre=torch.from_numpy(timbre_of(row).astype("float32")),
         voice_id=voice_id,
+        frame_seconds=1.0 / frame_rate,
     )

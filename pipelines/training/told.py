@@ -33,9 +33,11 @@ def tell_judgement(judgement: "Judgement", job: "FinetuneJob", console: Console)
     for name in ("original", "base", "fine-tuned"):
         table.add_column(name, justify="right")
     for line in judgement.table:
-        cells = [_cell(line.metric, figure) for figure in (line.original, line.before, line.after)]
+        cells = [cell(line.metric, figure) for figure in (line.original, line.before, line.after)]
         table.add_row(line.title, *cells)
     console.print(table)
+    if any(figure and not figure.trustworthy for line in judgement.table for figure in (line.before, line.after)):
+        console.print("* the audit does not trust this figure; the report says why")
     for when, path in judgement.reports.items():
         console.print(f"report {when}  {escape(str(path))}", soft_wrap=True)
     if judgement.refusal is None:
@@ -45,7 +47,8 @@ def tell_judgement(judgement: "Judgement", job: "FinetuneJob", console: Console)
         console.print(f"[red]{escape(told)}[/]", soft_wrap=True)
 
 
-def _cell(metric: str, figure: Figure | None) -> str:
+def cell(metric: str, figure: Figure | None) -> str:
+    """Return a figure with its interval, and a star where the audit does not trust it."""
     if figure is None or figure.value is None:
         return "-"
     unit = describe(metric).unit

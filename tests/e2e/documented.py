@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.streamvoiceanon.checkpoint import save_converted
+from models.streamvoiceanon.shapes import MINI
+from models.streamvoiceanon.training.initial import fresh_networks
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 PROGRAM = re.compile(r"(?:[A-Z_]+=\S+ )*(?:voxveil|python|make|export|curl|cat|\.venv/bin/\w+)\s")
@@ -89,6 +93,7 @@ def build_world(
     write_emodb(home / "downloads" / "emodb" / "wav", rows)
     write_vpc(home / "challenge", rows)
     write_index(home / "corpora" / "few.parquet", rows)
+    save_converted(home / "weights", fresh_networks(MINI, seed=0), MINI, {})
     write_index(home / "corpora" / "others.parquet", few(24, 2)[8:])
     return home
 

@@ -23,6 +23,7 @@ SHOWN_ELSEWHERE = {
     "make demo": "the demo's command is run by test_release.py; CONTRIBUTING has the clean clone",
     "make test": "this is it",
     "make setup": "`make test` depends on it",
+    "voxveil model convert": "test_svanon_voices.py converts a folder laid out alike; the hub is out of reach",
     ".venv/bin/ruff": "a part of `make test`",
     ".venv/bin/mypy": "a part of `make test`",
     ".venv/bin/python -m pytest": "a part of `make test`",

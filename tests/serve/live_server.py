@@ -31,14 +31,14 @@ class LiveServer:
 
 
 @contextmanager
-def live_server(anonymizer: Any = None, **config: Any) -> Iterator[LiveServer]:
-    """Run the service with `config` on a free port until the block ends."""
+def live_server(stand_in: Any = None, **config: Any) -> Iterator[LiveServer]:
+    """Run the service with `config` on a free port until the block ends; `stand_in` takes its anonymizer's place."""
     holder: dict[str, Any] = {}
     started = threading.Event()
 
     def run() -> None:
         async def main() -> None:
-            service = Service(parse_config(config), anonymizer=anonymizer)
+            service = Service(parse_config(config), anonymizer=stand_in)
             server = uvicorn.Server(
                 uvicorn.Config(build_web(service), port=0, log_level="error", timeout_graceful_shutdown=1)
             )

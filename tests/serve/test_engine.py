@@ -11,7 +11,8 @@ from live_server import speech_like, tone
 
 from models.identity import Identity
 from models.mcadams import McAdams
-from serve.engine import Engine, EngineSettings, push_many
+from serve.engine import Engine, EngineSettings
+from serve.live import live_model
 from serve.protocol import Refusal
 from serve.session import Session
 
@@ -117,6 +118,22 @@ def test_a_step_takes_a_few_frames_of_a_backlog_and_no_more() -> None:
         assert greedy.waiting == 1.5 * RATE - 3 * 0.04 * RATE
 
     run(scene())
+
+
+def test_a_backlog_gets_only_what_a_step_can_afford() -> None:
+    async def scene() -> list[float]:
+        engine = new_engine(tick=0.04, catch_up=4)
+        greedy = open_session(engine)
+        await greedy.feed(tone(200, 1.9))
+        taken = []
+        for cost in (0.0, 0.4, 0.8, 3.0):  # seconds of computing for a second of audio
+            engine.cost = cost
+            before = greedy.waiting
+            engine.collect()
+            taken.append((before - greedy.waiting) / RATE / 0.04)  # ticks
+        return taken
+
+    assert run(scene()) == pytest.approx([4.0, 2.5, 1.25, 1.0])
 
 
 def test_who_sends_too_fast_waits_and_goes_on_when_there_is_room() -> None:
@@ -271,7 +288,7 @@ def test_each_call_keeps_the_mark_that_it_was_given() -> None:
 
 
 def test_an_anonymizer_that_knows_no_batches_is_stepped_one_by_one() -> None:
-    anonymizer = Identity()
-    streams = [anonymizer.open_stream(None) for _ in range(2)]
-    outputs = push_many(anonymizer, streams, [torch.ones(3), torch.zeros(2)])
+    model = live_model(Identity(), slots=2)
+    streams = [model.open_stream(None, 0) for _ in range(2)]
+    outputs = model.push_many(streams, [torch.ones(3), torch.zeros(2)])
     assert [output.tolist() for output in outputs] == [[1, 1, 1], [0, 0]]

@@ -1,10 +1,17 @@
 """The HTTP part: files in and out, the page, health, metrics, and what a hostile upload gets."""
 
+import asyncio
+import http.client
 import io
+import itertools
 import json
+import os
+import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from live_server import LiveServer, live_server, speech_like, tone
 
+from models.identity import Identity, IdentityStream
 from serve.files import FlacWriter, UnusableFile, decode, with_length
 from serve.tokens import new_token
 
@@ -158,6 +166,102 @@ def test_a_foreign_page_may_not_send_files(server: LiveServer) -> None:
     assert friend[1]["access-control-allow-origin"] == "https://friend.example"
 
 
+def preflight(server: LiveServer, origin: str) -> dict[str, str]:
+    """What a browser is told that asks whether a page of `origin` may send files."""
+    asked = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    request = urllib.request.Request(server.http + "/v1/anonymize", headers=asked, method="OPTIONS")
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return dict(answer.headers)
+    except urllib.error.HTTPError as refusal:
+        return dict(refusal.headers)
+
+
+def test_a_browser_that_asks_beforehand_is_told_who_may(server: LiveServer) -> None:
+    friend = preflight(server, "https://friend.example")
+    assert friend["access-control-allow-origin"] == "https://friend.example"
+    assert "authorization" in friend["access-control-allow-headers"].lower()
+    assert "access-control-allow-origin" not in preflight(server, "https://evil.example")
+
+
+class Halting(Identity):
+    """Hands waves back, and stops before the third second until it is told to go on, or to fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = threading.Event()
+        self.failing = False
+
+    def open_stream(self, voice: None, seed: int = 0) -> IdentityStream:
+        stream, pushes, model = super().open_stream(voice), itertools.count(), self
+        push = stream.push
+
+        def halting(samples: torch.Tensor) -> torch.Tensor:
+            if next(pushes) == 2:
+                assert model.told.wait(60)
+                if model.failing:
+                    raise ValueError("samples 0.123 0.456")
+            return push(samples)
+
+        stream.push = halting  # type: ignore[method-assign]
+        return stream
+
+
+def test_the_answer_comes_while_the_file_is_worked_off() -> None:
+    halting = Halting()
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 5 * 16_000).astype(np.float32)  # that FLAC cannot shrink
+    with live_server(stand_in=halting) as server:
+        request = urllib.request.Request(server.http + "/v1/anonymize", encoded(noise, kind="WAV"))
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert answer.headers["transfer-encoding"] == "chunked"
+            assert float(answer.headers["voxveil-seconds"]) == 5.0
+            early = answer.read1(1 << 20)
+            assert early, "nothing came while the third second was still to be made"
+            halting.told.set()
+            whole = early + answer.read()
+    assert len(soundfile.read(io.BytesIO(whole))[0]) == 5 * 16_000
+
+
+def test_a_model_that_fails_cuts_the_answer_and_quotes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    halting = Halting()
+    halting.failing = True
+    halting.told.set()
+    with live_server(stand_in=halting) as server:
+        request = urllib.request.Request(server.http + "/v1/anonymize", encoded(tone(300, 5.0), kind="WAV"))
+        with pytest.raises(http.client.IncompleteRead), urllib.request.urlopen(request, timeout=60) as answer:
+            answer.read()
+        assert call(server, "/healthz")[2] == b"ok"
+        assert not server.service.holders
+    assert "ValueError" in caplog.text
+    assert "0.123" not in caplog.text
+
+
+def test_no_sound_is_written_to_a_disk(server: LiveServer, tmp_path: Path) -> None:
+    written: list[str] = []
+    watching = True
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event == "open":
+            path, mode, flags = arguments
+            if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not str(path).startswith(("/dev/", "/proc/")):
+                written.append(f"{path} {mode}")
+
+    sys.addaudithook(watch)  # for good: Python has no way to take one off again
+    (tmp_path / "seen").write_text("")
+    assert written
+    written.clear()
+    call(server, "/v1/anonymize", encoded(tone(300, 2.0)))
+    from serve.client import stream_wave
+
+    asyncio.run(stream_wave(speech_like(1.0), 16_000, server.stream, TOKEN))
+    during, watching = list(written), False
+    assert during == []
+
+
 def test_a_third_file_at_once_waits_its_turn(server: LiveServer) -> None:
     server.service.files_running = 2
     try:
@@ -250,6 +354,7 @@ def test_schemathesis_finds_no_fault(server: LiveServer) -> None:
         def send(case: Any) -> None:
             answer = case.call(base_url=server.http, headers=AUTHORISED, timeout=20)
             assert answer.status_code in documented, f"{case.method} {case.path}: {answer.status_code}"
+            assert answer.status_code < 500, f"{case.method} {case.path}: {answer.status_code}"
 
         send()
 
@@ -261,3 +366,4 @@ def test_schemathesis_finds_no_fault(server: LiveServer) -> None:
             except Unsatisfiable:  # an operation without parameters cannot be called wrongly
                 assert mode == schemathesis.GenerationMode.NEGATIVE
     assert attacked > 4
+    assert call(server, "/healthz")[2] == b"ok"

@@ -1,5 +1,6 @@
 """The register and the tokens: who may hold how many sessions, over all replicas, living and dead."""
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serve.config import Token
@@ -79,6 +80,23 @@ def test_tokens_are_known_by_their_hash_alone() -> None:
     assert find_token([known], "") is None
     assert hash_token(token) == digest
     assert len(token) >= 43  # 256 bits
+
+
+def test_tokens_are_all_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import hmac
+
+    compared: list[str] = []
+    constant = hmac.compare_digest
+
+    def watched(known: str, given: str) -> bool:
+        compared.append(known)
+        return constant(known, given)
+
+    monkeypatch.setattr(hmac, "compare_digest", watched)
+    (first, digest), (_, other) = new_token(), new_token()
+    tokens = [Token(name="first", sha256=digest), Token(name="other", sha256=other)]
+    assert find_token(tokens, first) is tokens[0]
+    assert compared == [digest, other], "which token was right shows in the time that it takes"
 
 
 def test_the_bearer_scheme_alone_is_read() -> None:

@@ -31,7 +31,6 @@ def command(function: object, *arguments: str) -> tuple[int, str]:
         ({"tokens": [{"name": "a", "sha256": "0" * 64}] * 2}, "tokens"),
         ({"replicas": {"minimum": 3, "maximum": 2}}, "replicas"),
         ({"limits": {"message_bytes": -1}}, "limits.message_bytes"),
-        ([], "the file"),
     ],
 )
 def test_a_wrong_field_is_named(content: object, place: str) -> None:
@@ -40,9 +39,15 @@ def test_a_wrong_field_is_named(content: object, place: str) -> None:
     assert str(wrong.value).startswith(f"serve.yaml: {place}: ")
 
 
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "serve.yaml").write_text("[]")
+    with pytest.raises(ConfigError, match="the file: must be a mapping of fields"):
+        read_config(tmp_path / "serve.yaml")
+
+
 def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
     (tmp_path / "serve.yaml").write_text("")
-    assert read_config(tmp_path / "serve.yaml") == ServeConfig()
+    assert parse_config(read_config(tmp_path / "serve.yaml")) == ServeConfig()
 
 
 def test_the_cluster_file_names_the_application_and_holds_a_valid_configuration() -> None:

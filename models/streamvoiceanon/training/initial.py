@@ -41,7 +41,7 @@ def initialise(network: nn.Module, seed: int) -> None:
             wide.add(module.project_in)  # or every code would be the middle one
     for module in network.modules():
         if module in wide:
-            nn.init.normal_(module.weight, std=module.in_features**-0.5, generator=generator)  # type: ignore[arg-type, union-attr, operator]
+            nn.init.normal_(module.weight, std=module.in_features**-0.5, generator=generator)  # type: ignore[arg-type, operator]
         elif isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=DEVIATION, generator=generator)
         elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d):

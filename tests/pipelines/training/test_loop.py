@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from toy_training import ToyFeed, ToyTask, settings_of
 
-from pipelines.training.checkpoints import TrainingBroken, load_best
+from pipelines.training.checkpoints import Progress, TrainingBroken, load_best
 from pipelines.training.loop import Place, read_curve, read_ending, train
 from pipelines.training.settings import learning_rate
 
@@ -183,6 +184,13 @@ def test_a_checkpoint_is_no_pickle_and_one_of_other_networks_is_refused(tmp_path
     state.write_text(json.dumps(json.loads(state.read_text()) | {"format": "another"}))
     with pytest.raises(TrainingBroken, match="format"):
         train(ToyTask(), ToyFeed(), settings_of(steps=8), tmp_path, Place())
+
+
+def test_a_validation_that_is_not_a_number_is_never_the_best() -> None:
+    progress = Progress(step=5).validated(math.nan)
+    assert (progress.best, progress.since_best) == (None, 1)
+    progress = replace(progress.validated(2.0), step=10).validated(math.nan).validated(3.0)
+    assert (progress.best, progress.best_step, progress.since_best) == (2.0, 5, 2)
 
 
 def test_the_curve_is_of_plain_numbers(tmp_path: Path) -> None:

@@ -1,0 +1,226 @@
+"""Training the content encoder: codes that say what Whisper's encoder hears, and not who speaks.
+
+The encoder's features are quantized to the signs of a few components on the unit sphere (binary spherical quantization,
+Zhao et al., 2024, arXiv 2406.07548); from the codes alone a small head has to tell the teacher's frames. Two entropies
+keep the codes in use: each frame should be sure of its code, all frames together should use them all. Where speakers
+are labelled, a classifier tries to recognise them from the codes, and the encoder, through a reversed gradient, tries
+to let it fail (Ganin & Lempitsky, 2015, arXiv 1409.7495). Head and classifier serve training alone.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.streamvoiceanon.content_encoder import BinarySphericalQuantizer, ContentEncoder
+from models.streamvoiceanon.frontend import FrameConfig
+from models.streamvoiceanon.training.audio import within
+from models.streamvoiceanon.training.initial import initialise
+from models.streamvoiceanon.training.task import Batch
+
+MOMENTUM = 0.02
+
+
+@dataclass(frozen=True)
+class ContentTaskConfig:
+    """What the loss is made of.
+
+    `teacher_width` is the width of the teacher's frames, `reach` how many frames before and after its own the head may
+    read (the language model reads ahead as well, by its delay). `sharpness` is that of the soft assignment to codes.
+    `speakers` is how many there are to forget; 0 leaves the classifier out.
+    """
+
+    teacher_width: int
+    head_width: int = 256
+    reach: int = 2
+    sharpness: float = 20.0
+    certainty_weight: float = 0.1
+    diversity_weight: float = 0.2
+    speakers: int = 0
+    forgetting_weight: float = 0.1
+    seed: int = 0
+
+
+class _ReversedGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: float) -> Tensor:
+        context.weight = weight
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return -context.weight * gradients[0], None
+
+
+class Standardiser(nn.Module):
+    """Brings teacher frames [N, D] to zero mean and unit variance in every channel, by statistics that it gathers."""
+
+    mean: Tensor
+    variance: Tensor
+    seen: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+        self.register_buffer("seen", torch.zeros(()))
+
+    @torch.no_grad()
+    def gather(self, x: Tensor) -> None:
+        """Take a batch into the statistics: the first ones count alike, later ones by a fiftieth."""
+        self.seen += 1
+        share = max(MOMENTUM, 1.0 / float(self.seen))
+        self.mean.lerp_(x.mean(0), share)
+        self.variance.lerp_((x - self.mean).square().mean(0), share)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / (self.variance + 1e-4).sqrt()
+
+
+class ContentPlayer(nn.Module):
+    """What one optimizer moves: the encoder, and what of it serves training alone."""
+
+    def __init__(self, encoder: ContentEncoder, config: ContentTaskConfig) -> None:
+        super().__init__()
+        bits, kernel = encoder.config.bits, 2 * config.reach + 1
+        self.standardiser = Standardiser(config.teacher_width)
+        self.head = nn.Sequential(
+            nn.Conv1d(bits, config.head_width, kernel, padding=config.reach),
+            nn.GELU(),
+            nn.Conv1d(config.head_width, config.head_width, 1),
+            nn.GELU(),
+            nn.Conv1d(config.head_width, config.teacher_width, 1),
+        )
+        self.listener = nn.Sequential(nn.Conv1d(bits, config.head_width, 5, padding=2), nn.GELU())
+        self.namer = nn.Linear(2 * config.head_width, config.speakers) if config.speakers else None
+        if self.namer is None:
+            self.listener = nn.Sequential()
+        initialise(self, config.seed)
+        self.encoder = encoder
+
+
+class ContentTask:
+    """Trains a `ContentEncoder`.
+
+    Its batches are `audio.collate_waves`' with `teacher` and, where speakers are to be forgotten, `speaker`.
+    """
+
+    exported: tuple[str, ...] = ("content",)
+
+    def __init__(self, encoder: ContentEncoder, frames: FrameConfig, config: ContentTaskConfig) -> None:
+        self.config = config
+        self._frames = frames
+        self._player = ContentPlayer(encoder, config).train().requires_grad_(True)
+        self.players: dict[str, nn.Module] = {"content": self._player}
+
+    def losses(self, player: str, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """ "total", "distillation", "certainty", "diversity" (nats that miss) and, with speakers, "speaker"."""
+        mask = self._mask(batch)
+        self._player.standardiser.gather(batch["teacher"][mask].float())
+        return self._figures(batch, mask)
+
+    @torch.no_grad()
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses, "explained" (the share of the teacher's variance that the codes tell; chance is 0), and "codes".
+
+        "codes" is the perplexity of the codes as a share of their number.
+        """
+        mask = self._mask(batch)
+        figures = self._figures(batch, mask)
+        codes = code_numbers(self._quantized(batch)[mask] > 0)
+        counts = torch.bincount(codes, minlength=2**self._player.encoder.config.bits).float()
+        entropy = torch.special.entr(counts / counts.sum()).sum()
+        figures["codes"] = entropy.exp() / len(counts)
+        return figures
+
+    def export(self) -> dict[str, dict[str, Tensor]]:
+        """The encoder's weights; head and classifier are left out."""
+        state = self._player.encoder.state_dict()
+        return {"content_encoder": {key: value.detach().cpu().clone() for key, value in state.items()}}
+
+    def _mask(self, batch: Batch) -> Tensor:
+        return within(batch["lengths"], batch["samples"].shape[1] // self._frames.samples, self._frames.samples)
+
+    def _sphere(self, batch: Batch) -> Tensor:
+        """What is quantized: points on the unit sphere, [B, frames, bits]."""
+        encoder, samples = self._player.encoder, batch["samples"]
+        state = encoder.initial_state(len(samples), samples.shape[1] // self._frames.samples)
+        x, _ = encoder.features(samples, state, batch["lengths"] // self._frames.hop)
+        quantizer = encoder.quantizer.residual_bsq.rvqs[0]
+        assert isinstance(quantizer, BinarySphericalQuantizer)
+        return F.normalize(quantizer.project_in(x).float(), dim=-1)
+
+    def _quantized(self, batch: Batch) -> Tensor:
+        return on_corner(self._sphere(batch))
+
+    def _figures(self, batch: Batch, mask: Tensor) -> dict[str, Tensor]:
+        config, player = self.config, self._player
+        points = self._sphere(batch)
+        codes = on_corner(points).transpose(1, 2) * mask.unsqueeze(1)  # (B, bits, frames)
+        told = player.head(codes).transpose(1, 2)[mask]
+        wanted = player.standardiser(batch["teacher"][mask].float())
+        squares = (told - wanted).square().mean()
+        cosine = (1.0 - F.cosine_similarity(told, wanted, dim=-1)).mean()
+        certainty, diversity = entropies(points[mask], config.sharpness)
+        figures = {
+            "distillation": squares + cosine,
+            "explained": 1.0 - squares / wanted.square().mean(),
+            "certainty": certainty,
+            "diversity": player.encoder.config.bits * math.log(2) - diversity,
+        }
+        total = figures["distillation"] + config.certainty_weight * certainty - config.diversity_weight * diversity
+        if player.namer is not None:
+            reversed_codes = _ReversedGradient.apply(codes, config.forgetting_weight)
+            heard = player.listener(reversed_codes)
+            logits = player.namer(pooled(heard, mask))
+            figures["speaker"] = F.cross_entropy(logits, batch["speaker"])
+            total = total + figures["speaker"]
+        return {"total": total, **{name: value.detach() for name, value in figures.items()}}
+
+
+def on_corner(points: Tensor) -> Tensor:
+    """Move points [..., bits] of the unit sphere to the nearest corner of the cube in it; the gradient passes."""
+    corners = torch.where(points > 0, 1.0, -1.0) / points.shape[-1] ** 0.5
+    return points + (corners - points).detach()
+
+
+def code_numbers(bits: Tensor) -> Tensor:
+    """Map bits [..., n] to numbers, the first bit the most significant, as the encoder does."""
+    place = 2 ** torch.arange(bits.shape[-1] - 1, -1, -1, device=bits.device)
+    return (bits * place).sum(-1)
+
+
+def entropies(points: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:
+    """Entropies in nats of the soft assignment of points [N, bits] to codes: the mean of each, and that of their mean.
+
+    The probability of a code falls with the point's distance from its corner; it is a product over the bits, so the
+    first is a sum over them. The second is taken over all 2^bits codes, which correlated bits cannot deceive.
+    """
+    bits = points.shape[-1]
+    logits = points * (2.0 * sharpness / bits**0.5)
+    sure = F.logsigmoid(logits)
+    unsure = F.logsigmoid(-logits)
+    certainty = -(sure.exp() * sure + unsure.exp() * unsure).sum(-1).mean()
+    half = bits // 2  # a code's probability is the product of those of its halves: [N, 2^half] times [N, 2^rest]
+    first, second = (_probabilities(sure[:, part], unsure[:, part]) for part in (slice(half), slice(half, None)))
+    mean = first.T @ second / len(points)
+    return certainty, torch.special.entr(mean).sum()
+
+
+def _probabilities(ones: Tensor, zeros: Tensor) -> Tensor:
+    """Map log-probabilities [N, bits] of ones and of zeros to those of all [N, 2^bits] words, exponentiated."""
+    words = 2 ** ones.shape[1]
+    place = torch.arange(words, device=ones.device).unsqueeze(1) >> torch.arange(ones.shape[1], device=ones.device) & 1
+    set_bits = place.to(ones.dtype)  # (words, bits)
+    return (ones @ set_bits.T + zeros @ (1.0 - set_bits).T).exp()
+
+
+def pooled(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean and deviation over time, [B, 2 channels], of [B, channels, frames] where `mask` [B, frames] holds."""
+    weight = mask.unsqueeze(1) / mask.sum(1).clamp(min=1).view(-1, 1, 1)
+    mean = (x * weight).sum(2)
+    deviation = ((x - mean.unsqueeze(2)).square() * weight).sum(2).add(1e-6).sqrt()
+    return torch.cat([mean, deviation], dim=1)
