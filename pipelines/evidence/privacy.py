@@ -53,6 +53,48 @@ def attack(
     if official is not None and not lists:
         notes.append(f"None of the lists of {official.source} can be tried: nothing is known about privacy.")
         return {}, {}, notes
+    everybody, untrusted, more = score_scenarios(views, split, attacker, seed, semi_informed)
+    notes += more
+    sessions = np.array([name or f"\0{row}" for row, name in enumerate(views.sessions)])
+    shared = session_overlap(known, sessions[split.enrolment], tried, sessions[split.trial])
+    attacks = everybody
+    if lists:
+        any_list = np.logical_or.reduce(list(lists.values()))
+        attacks = {scenario: keep_listed(trials, any_list) for scenario, trials in everybody.items()}
+    figures: Figures = {}
+    for scenario, trials in attacks.items():
+        found, missing = measure_attack(scenario, trials, everybody[scenario], seed)
+        if scenario == "unprotected":
+            reasons = trial_numbers(trials)
+        else:
+            reasons = attack_validity(figures["privacy.unprotected.eer"], trials)
+        if scenario == "semi_informed":
+            reasons += (
+                training_gain(figures["privacy.lazy_informed.eer"], found["privacy.semi_informed.eer"]) + untrusted
+            )
+        reasons += shared
+        figures |= {name: distrust(figure, reasons) for name, figure in found.items()}
+        notes += missing
+    if len(lists) > 1:
+        parts = {
+            scenario: {name: keep_listed(trials, listed) for name, listed in lists.items()}
+            for scenario, trials in everybody.items()
+        }
+        figures |= attack_parts("trials", sorted(lists), parts, seed)
+    return attacks, figures, notes
+
+
+def score_scenarios(
+    views: Views,
+    split: EnrolmentTrialSplit,
+    attacker: pa.Table,
+    seed: int,
+    semi_informed: SpeakerBackend | Listening | Literal["folds"] | None,
+) -> tuple[Attacks, tuple[str, ...], list[str]]:
+    """Return the trials of everybody with everybody in each scenario, why the trained attack proves nothing (no reasons
+    if all is well), and what a reader has to know of it."""
+    speakers = np.unique(views.speakers, return_inverse=True)[1]
+    known, tried = speakers[split.enrolment], speakers[split.trial]
     original, after = stack(views.original, "embedding"), stack(views.anonymized, "embedding")[split.trial]
     own = dict(zip(attacker["utt_id"].to_pylist(), stack(attacker, "embedding"), strict=True))
     # An anonymizer that draws at random may fail where it did well before: then the attacker knows one utterance less.
@@ -63,48 +105,22 @@ def attack(
         "ignorant": cosine_trials(original[split.enrolment], known, after, tried),
         "lazy_informed": cosine_trials(informed, informed_of, after, tried),
     }
-    reasons_of: dict[str, tuple[str, ...]] = {}
-    if semi_informed is not None:
-        try:
-            if semi_informed == "folds":
-                speaker_of = dict(zip(views.utt_ids, speakers.tolist(), strict=True))
-                everybody = np.array([speaker_of[utt_id] for utt_id in own])
-                whole = np.stack(list(own.values()))
-                trained = attack_in_folds(whole, everybody, informed, informed_of, after, tried, seed)
-            elif isinstance(semi_informed, Listening):
-                names = [[views.utt_ids[row] for row in rows] for rows in (split.enrolment, split.trial)]
-                trained = attack_by_listening(semi_informed, names[0], known, names[1], tried)
-            else:
-                trained = attack_with(semi_informed, informed, informed_of, after, tried)
-            attacks["semi_informed"], reasons_of["semi_informed"] = trained.trials, trained.reasons
-            notes.append(trained.note)
-        except ValueError as fault:
-            notes.append(f"The semi-informed attacker could not be trained: {fault}.")
-    sessions = np.array([name or f"\0{row}" for row, name in enumerate(views.sessions)])
-    shared = session_overlap(known, sessions[split.enrolment], tried, sessions[split.trial])
-    everybody_with_everybody = dict(attacks)
-    if lists:
-        any_list = np.logical_or.reduce(list(lists.values()))
-        attacks = {scenario: keep_listed(trials, any_list) for scenario, trials in attacks.items()}
-    figures: Figures = {}
-    for scenario, trials in attacks.items():
-        found, missing = measure_attack(scenario, trials, everybody_with_everybody[scenario], seed)
-        if scenario == "unprotected":
-            reasons = trial_numbers(trials)
+    if semi_informed is None:
+        return attacks, (), []
+    try:
+        if semi_informed == "folds":
+            speaker_of = dict(zip(views.utt_ids, speakers.tolist(), strict=True))
+            own_by = np.array([speaker_of[utt_id] for utt_id in own])
+            whole = np.stack(list(own.values()))
+            trained = attack_in_folds(whole, own_by, informed, informed_of, after, tried, seed)
+        elif isinstance(semi_informed, Listening):
+            known_ids, tried_ids = ([views.utt_ids[row] for row in rows] for rows in (split.enrolment, split.trial))
+            trained = attack_by_listening(semi_informed, known_ids, known, tried_ids, tried)
         else:
-            reasons = attack_validity(figures["privacy.unprotected.eer"], trials)
-        if scenario == "semi_informed":
-            reasons += training_gain(figures["privacy.lazy_informed.eer"], found["privacy.semi_informed.eer"])
-        reasons += shared + reasons_of.get(scenario, ())
-        figures |= {name: distrust(figure, reasons) for name, figure in found.items()}
-        notes += missing
-    if len(lists) > 1:
-        parts = {
-            scenario: {name: keep_listed(trials, listed) for name, listed in lists.items()}
-            for scenario, trials in everybody_with_everybody.items()
-        }
-        figures |= attack_parts("trials", sorted(lists), parts, seed)
-    return attacks, figures, notes
+            trained = attack_with(semi_informed, informed, informed_of, after, tried)
+    except ValueError as fault:
+        return attacks, (), [f"The semi-informed attacker could not be trained: {fault}."]
+    return attacks | {"semi_informed": trained.trials}, trained.reasons, [trained.note]
 
 
 def describe_split(views: Views, split: EnrolmentTrialSplit, seed: int, official: OfficialTrials | None) -> list[str]:

@@ -1,10 +1,15 @@
 """A report's figures in the VoicePrivacy challenges' terms."""
 
 import csv
+from pathlib import Path
 
 from release_sample import ReportMaker
+from typer.testing import CliRunner
 
+from governance.report import Figure
 from governance.vpc import COLUMNS, vpc_table
+from metrics.estimate import Estimate
+from pipelines.cli import app
 
 
 def rows_of(table: str) -> list[dict[str, str]]:
@@ -41,3 +46,27 @@ def test_several_reports_share_a_table_and_no_name_breaks_it(make_report: Report
     rows = rows_of(vpc_table([first, second]))
     assert {row["dataset"] for row in rows} == {"read sentences", "two words and more"}
     assert all(row["trustworthy"] == "yes" for row in rows)
+
+
+def test_an_official_list_has_a_row_of_its_own_with_its_gender(make_report: ReportMaker) -> None:
+    figure = Figure.of(Estimate(0.0748, 0.05, 0.1, 16))
+    names = [f"subgroup.trials.{name}.privacy.semi_informed.eer" for name in ("libri_test_trials_f", "iemocap")]
+    report = make_report()[0]
+    rows = rows_of(vpc_table([report.model_copy(update={"metrics": report.metrics | dict.fromkeys(names, figure)})]))
+    found = {row["trials"]: (row["gender"], row["value"]) for row in rows if row["attacker"] == "semi_informed"}
+    assert found == {"libri_test_trials_f": ("f", "7.48"), "iemocap": ("all", "7.48")}
+
+
+def test_the_command_writes_the_table_of_finished_jobs(make_report: ReportMaker, tmp_path: Path) -> None:
+    reports = [make_report()[0], make_report(dataset="second")[0]]
+    for number, report in enumerate(reports):
+        folder = tmp_path / f"job-{number}" / "runs" / "20261122" / "report"
+        folder.mkdir(parents=True)
+        (folder / "report.json").write_text(report.to_json())
+    folders = [str(tmp_path / f"job-{number}") for number in range(2)]
+    result = CliRunner().invoke(app, ["report", *folders, "--format", "vpc"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout == vpc_table(reports)
+    missing = CliRunner().invoke(app, ["report", str(tmp_path / "nothing"), "--format", "vpc"])
+    assert missing.exit_code == 2
+    assert "holds no report.json" in missing.stderr

@@ -209,7 +209,7 @@ def test_a_corpus_of_three_voices_is_refused(speech: tuple[Path, Path, Path]) ->
         hold_out(few, seed=0)
 
 
-def card_of(speakers: tuple[str, ...], anonymizer: AnonymizerUsed | None = None, **changed: Any) -> AttackerCard:
+def card_of(names: tuple[str, ...], anonymizer: AnonymizerUsed | None = None, **changed: Any) -> AttackerCard:
     used = anonymizer or AnonymizerUsed(name="mcadams", digest="0" * 64)
     fields: dict[str, Any] = {
         "digest": "1" * 64,
@@ -217,7 +217,7 @@ def card_of(speakers: tuple[str, ...], anonymizer: AnonymizerUsed | None = None,
         "corpus_fingerprint": "2" * 64,
         "speakers": 30,
         "utterances": 90,
-        "speaker_marks": tuple(mark_speaker(name) for name in speakers),
+        "speaker_marks": tuple(mark_speaker(name) for name in names),
         "settings": TINY.model_dump(mode="json"),
         "initial": None,
         "losses": (3.0, 1.0),
