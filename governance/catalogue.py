@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from metrics.chance import EER_CHANCE, linkability_chance, singling_out_chance
+
 Unit = Literal["share", "points", "score", "bits", "correlation", "ratio"]
 Better = Literal["higher", "lower", "either"]
 
@@ -262,22 +264,14 @@ def describe(name: str) -> Meaning:
     raise KeyError(f"no metric is called “{name}”; the nearest name is “{nearest(name)}”")
 
 
-def singling_out_chance(population: int) -> float:
-    """Return how often a rule that fits each of N people with probability 1/N fits exactly one: (1 - 1/N)^(N - 1).
-
-    50 % for two people, falling to exp(-1) = 36.8 % for many (Cohen and Nissim; Vauquier et al., Interspeech 2025).
-    """
-    return (1.0 - 1.0 / population) ** (population - 1)
-
-
 def _chance(family: _Family, words: dict[str, str]) -> float | None:
     match family.example.split(".")[2:]:
         case ["singling_out", _]:
             return singling_out_chance(int(words["population"]))
         case ["linkability", _]:
-            return 1.0 / int(words["population"])
+            return linkability_chance(int(words["population"]))
         case ["eer"]:
-            return 0.5
+            return EER_CHANCE
     return None
 
 

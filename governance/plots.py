@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from governance.catalogue import SCENARIO_TITLES, describe, singling_out_chance, written
+from governance.catalogue import SCENARIO_TITLES, describe, written
 from governance.drawing import AMBER, BLUE, GREEN, INK, LINE, PAPER, SOFT, clean, draw_svg, slug
 from governance.evidence import Evidence
+from metrics.chance import linkability_chance, singling_out_chance
 from metrics.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -137,11 +138,12 @@ def det_curve(scores: Mapping[str, tuple[npt.NDArray[np.floating], npt.NDArray[n
 def against_population(kind: str, series: Mapping[str, Sequence[tuple[int, Estimate]]]) -> Plot:
     """Draw linkability or singling out against the number of people to choose from, with chance."""
     titles = {"linkability": "Finding the right speaker in a list", "singling_out": "Pointing out exactly one speaker"}
+    guess = linkability_chance if kind == "linkability" else singling_out_chance
     populations = sorted({population for points in series.values() for population, _ in points})
 
     def draw(axes: "Axes") -> None:
         across = np.unique(np.geomspace(populations[0], max(populations[-1], populations[0] + 1), 200).astype(int))
-        chance = [1 / people if kind == "linkability" else singling_out_chance(int(people)) for people in across]
+        chance = [guess(int(people)) for people in across]
         axes.plot(across, chance, color=SOFT, linestyle=(0, (2, 2)), linewidth=1, label="guessing")
         for position, (scenario, points) in enumerate(series.items()):
             colour, dashes, marker = _SCENARIO_STYLES[scenario]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when MLflow is imported; we report to nobody
 
 JOB_TAG = "voxveil.job_id"
+PUBLISHED_TAG = "released_to"
 # Without it, MLflow takes an experiment for an application of language models and opens on traces and judges.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 MARKS = {"release": "✓ Release", "review": "⚠ Review", "withhold": "✕ Withhold"}
@@ -46,8 +47,8 @@ def tracking_uri(folder: Path) -> str:
 
 def check_tracking(uri: str) -> None:
     """Ask MLflow for a sign of life before the work starts. Raises TrackingUnavailable."""
-    with _told_in_one_line(uri), _patience(REACH):
-        _client(uri).search_experiments(max_results=1)
+    with told_in_one_line(uri), patience(REACH):
+        open_client(uri).search_experiments(max_results=1)
 
 
 def record(report: Report, folder: Path, uri: str) -> str:
@@ -57,22 +58,32 @@ def record(report: Report, folder: Path, uri: str) -> str:
     failed where it was begun, and a second call completes it.
     """
     check_tracking(uri)
-    with _told_in_one_line(uri):
-        client = _client(uri)
-        with _patience(WORK):
-            run_id = _find_or_create_run(client, _experiment(client, report, uri), report)
+    with told_in_one_line(uri):
+        client = open_client(uri)
+        with patience(WORK):
+            run_id = _find_or_create_run(client, open_experiment(client, report.lineage.dataset, uri), report)
         try:
-            with _patience(WORK):
+            with patience(WORK):
                 _fill(client, run_id, report, folder)
                 client.set_terminated(run_id, "FINISHED")
         except BaseException:
-            with suppress(Exception), _patience(REACH):  # the server may be what failed
+            with suppress(Exception), patience(REACH):  # the server may be what failed
                 client.set_terminated(run_id, "FAILED")
             raise
         return run_id
 
 
-def _client(uri: str) -> "MlflowClient":
+def record_published(run_id: str, target: Path, uri: str) -> None:
+    """Note on a recorded run that its data now lies in the released folder: a decision alone has moved nothing.
+
+    Raises TrackingUnavailable; calling again is harmless.
+    """
+    with told_in_one_line(uri), patience(WORK):
+        open_client(uri).set_tag(run_id, PUBLISHED_TAG, str(target))
+
+
+def open_client(uri: str) -> "MlflowClient":
+    """Return a client of the store at `uri`, whose SQLite file is made where it is missing."""
     from mlflow import MlflowClient
 
     for talkative in ("mlflow.store.db.utils", "alembic"):  # they report every step of making an SQLite store
@@ -83,10 +94,11 @@ def _client(uri: str) -> "MlflowClient":
     return MlflowClient(tracking_uri=uri)
 
 
-def _experiment(client: "MlflowClient", report: Report, uri: str) -> str:
+def open_experiment(client: "MlflowClient", name: str, uri: str) -> str:
+    """Return the id of an experiment, made where it is missing. Raises TrackingUnavailable where it was deleted."""
     from mlflow.exceptions import MlflowException
 
-    name = report.lineage.dataset[:500]
+    name = name[:500]
     known = client.get_experiment_by_name(name)
     if known is not None:
         if known.lifecycle_stage != "active":
@@ -157,7 +169,7 @@ def _params(report: Report) -> list["Param"]:
         "index": lineage.index_uri,
     }
     told |= {f"anonymizer.{key}": json.dumps(value) for key, value in lineage.anonymizer.config.items()}
-    return [Param(_key(key), value[:6000]) for key, value in told.items()]
+    return [Param(safe_key(key), value[:6000]) for key, value in told.items()]
 
 
 def _tags(report: Report) -> list["RunTag"]:
@@ -178,7 +190,7 @@ def _tags(report: Report) -> list["RunTag"]:
         "mlflow.note.content": summary(report),
     }
     told |= {f"model.{model.role.replace(' ', '_')}": f"{model.uri} {model.digest}" for model in lineage.auditors}
-    return [RunTag(_key(key), value[:8000]) for key, value in told.items()]
+    return [RunTag(safe_key(key), value[:8000]) for key, value in told.items()]
 
 
 def _metrics(report: Report) -> list["Metric"]:
@@ -194,7 +206,7 @@ def _metrics(report: Report) -> list["Metric"]:
     }
     for name, figure in report.metrics.items():
         numbers |= {name: figure.value, f"{name}.lower": figure.lower, f"{name}.upper": figure.upper}
-    return [Metric(_key(name), number, moment, 0) for name, number in numbers.items() if number is not None]
+    return [Metric(safe_key(name), number, moment, 0) for name, number in numbers.items() if number is not None]
 
 
 def _datasets(report: Report) -> list["DatasetInput"]:
@@ -258,7 +270,7 @@ def _inert(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
-def _key(name: str) -> str:
+def safe_key(name: str) -> str:
     """Return a name that MLflow takes (letters, digits and `_-. :/`); one that had to be changed stays unique."""
     plain = re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)
     plain = plain.replace("..", "._").replace("//", "/_").strip("/ ")
@@ -268,7 +280,7 @@ def _key(name: str) -> str:
 
 
 @contextmanager
-def _patience(settings: dict[str, str]) -> Iterator[None]:
+def patience(settings: dict[str, str]) -> Iterator[None]:
     """Set how long MLflow's HTTP client waits, for the time of a block; what the user set stays."""
     added = [name for name in settings if name not in os.environ]
     os.environ.update({name: settings[name] for name in added})
@@ -280,7 +292,8 @@ def _patience(settings: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _told_in_one_line(uri: str) -> Iterator[None]:
+def told_in_one_line(uri: str) -> Iterator[None]:
+    """Turn whatever MLflow raises within a block into TrackingUnavailable, one line without credentials."""
     from mlflow.exceptions import MlflowException
 
     try:

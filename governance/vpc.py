@@ -1,7 +1,8 @@
 """The figures of reports in the VoicePrivacy challenges' terms, so that they can stand beside a challenge's.
 
 The challenges report EER by gender, WER and UAR in per cent, and name an attack by what is enrolled and what is tried:
-original (o) or anonymized (a). Their semi-informed attacker is the trained one here.
+original (o) or anonymized (a). Their semi-informed attacker is the trained one here. `trials` names the official list
+that an error rate was measured on, where an audit used such lists.
 """
 
 import re
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from governance.report import Figure, Report
 
 COLUMNS = (
-    "dataset", "anonymizer", "metric", "attacker", "enrolment", "trial", "gender",
+    "dataset", "anonymizer", "metric", "attacker", "enrolment", "trial", "trials", "gender",
     "value", "lower", "upper", "trustworthy",
 )  # fmt: skip
 SIDES = {
@@ -19,7 +20,11 @@ SIDES = {
     "lazy_informed": ("a", "a"),
     "semi_informed": ("a", "a"),
 }
-_EER = re.compile(r"(?:subgroup\.gender\.(?P<gender>[^.]+)\.)?privacy\.(?P<attacker>\w+)\.eer")
+_EER = re.compile(
+    r"(?:subgroup\.(?:gender\.(?P<gender>[^.]+)|trials\.(?P<trials>.+))\.)?privacy\.(?P<attacker>\w+)\.eer"
+)
+# The challenges' lists are of one gender each, which the end of the name says: libri_test_trials_f.
+_GENDER_OF_LIST = re.compile(r"_(?P<gender>[fm])$")
 _UTILITY = re.compile(r"utility\.(?P<metric>wer|uar)\.(?P<side>original|anonymized)")
 
 
@@ -41,12 +46,16 @@ def vpc_table(reports: Sequence[Report]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _describe(name: str) -> tuple[str, str, str, str, str] | None:
-    """Return metric, attacker, enrolment, trial and gender of a figure, None where the challenges have no such one."""
+def _describe(name: str) -> tuple[str, ...] | None:
+    """Return metric, attacker, enrolment, trial, trial list and gender of a figure, None where the challenges have no
+    such figure."""
     if match := _EER.fullmatch(name):
-        return "EER", match["attacker"], *SIDES[match["attacker"]], _plain(match["gender"] or "all")
+        trials = match["trials"] or "all"
+        of_list = _GENDER_OF_LIST.search(trials)
+        gender = match["gender"] or (of_list["gender"] if of_list else "all")
+        return "EER", match["attacker"], *SIDES[match["attacker"]], _plain(trials), _plain(gender)
     if match := _UTILITY.fullmatch(name):
-        return match["metric"].upper(), "", "", match["side"][0], "all"
+        return match["metric"].upper(), "", "", match["side"][0], "all", "all"
     return None
 
 

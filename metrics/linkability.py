@@ -18,11 +18,6 @@ from metrics.trials import Trials, degenerate_scores, score_matrix
 POPULATIONS = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
-def linkability_chance(population: int) -> float:
-    """Return how often a guess among `population` people is right: 1 / population."""
-    return 1.0 / population
-
-
 def linkability(
     trials: Trials, seed: int, populations: Sequence[int] = POPULATIONS, draws: int = DRAWS
 ) -> dict[int, Estimate]:

@@ -22,14 +22,6 @@ SETS = 5  # random sets of N people for each enrolled speaker and fold, as in th
 ENOUGH_SETS = 500  # a fold; corpora of more than a hundred speakers need fewer sets each for the same sampling noise
 
 
-def singling_out_chance(population: int) -> float:
-    """Return how often a rule that fits one in `population` at random fits exactly one: (1 - 1/N)^(N - 1).
-
-    0.5 for two people, falling to exp(-1) = 0.368, the level that Vauquier et al. draw.
-    """
-    return (1.0 - 1.0 / population) ** (population - 1)
-
-
 def singling_out(
     trials: Trials, seed: int, populations: Sequence[int] = POPULATIONS, draws: int = DRAWS
 ) -> dict[int, Estimate]:

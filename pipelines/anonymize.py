@@ -7,13 +7,14 @@ shard can be gathered without a shuffle through memory. Equal keys give equal by
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pds
+import pyarrow.fs
 import pyarrow.parquet as pq
 
 from governance.lineage import AnonymizerUsed
@@ -54,12 +55,13 @@ def subgroup_columns(job: Job, survey: Survey) -> tuple[str, ...]:
     return ("gender",) if "gender" in survey.schema.names else ()
 
 
-def read_view(files: list[str], select: Select, schema: pa.Schema) -> "ray.data.Dataset":
-    """Return the rows of some Parquet files that `select` keeps, lazily."""
+def read_view(folder: str, files: Sequence[str], select: Select, schema: pa.Schema) -> "ray.data.Dataset":
+    """Return the rows that `select` keeps of some Parquet files on the file system of `folder`, lazily."""
     import ray.data
 
     columns = [name for name in dict.fromkeys(("utt_id", "speaker_id", *select.columns)) if name in schema.names]
-    dataset = ray.data.read_parquet(files, columns=columns)
+    filesystem, _ = pyarrow.fs.FileSystem.from_uri(folder)
+    dataset = ray.data.read_parquet(list(files), filesystem=filesystem, columns=columns)
     return dataset.map_batches(select.__call__, batch_size=None, batch_format="pyarrow", num_cpus=0.25)
 
 
@@ -100,7 +102,7 @@ def anonymize_index(run: Run, survey: Survey, track: "Track") -> None:
         (WriteParts, {"folder": str(folder.absolute()), "schema": parts_schema(columns), "rows_per_group": 1}),
     ]
     track.begin("anonymize", survey.usable_rows, len(finished))
-    dataset = read_view(list(survey.files), select, survey.schema)
+    dataset = read_view(survey.folder, survey.files, select, survey.schema)
     run_pass(dataset, steps, job.workers, job.gpus, track, "anonymize")
 
 

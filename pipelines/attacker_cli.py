@@ -1,11 +1,14 @@
 """`voxveil attacker`: train the semi-informed attacker ahead of the releases that it will attack."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.faults import console, told_in_one_line
+
+if TYPE_CHECKING:
+    from models.registry import Resolved
 
 attacker_app = typer.Typer(
     name="attacker",
@@ -35,6 +38,12 @@ def train(
     voices: Annotated[str | None, typer.Option(help="The anonymizer's voice bank, where it has one.")] = None,
     alpha: Annotated[float | None, typer.Option(help="How much of the bank's voices is kept, 0 to 1.")] = None,
     profile: Annotated[str, typer.Option(help="Whose speaker encoder the attacker builds on.")] = "embedded",
+    network: Annotated[
+        Path | None, typer.Option(help="Train a network, by these settings (YAML); the standard profile always does.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Network to start from: a folder or hf://…; the standard profile's own, or none.")
+    ] = None,
     output: Annotated[
         Path, typer.Option(help="Folder under which releases are written; the attacker is kept there.")
     ] = Path("voxveil-out"),
@@ -44,13 +53,17 @@ def train(
 ) -> None:
     """Anonymize a corpus with a system and a key of its own, train an attacker on it, and keep the attacker.
 
-    A release or audit with `--attacker-corpus` of the same corpus, the same anonymizer and the same `--output` uses it.
+    A release or audit with `--attacker-corpus` of the same corpus, the same anonymizer and the same `--output` uses it;
+    one with `--attacker` uses a network, by its folder or its name in MLflow.
     Exit codes: 0 trained or there already, 2 the input or configuration is wrong, 1 anything else.
     """
+    from operators.schema import InputError
     from pipelines.anonymize import anonymizer_used
-    from pipelines.attacker import survey_training, train_attacker
+    from pipelines.attacker import train_attacker
+    from pipelines.attacker_corpus import survey_training
+    from pipelines.attacker_network import NetworkSettings, train_network
     from pipelines.cluster import ray_session
-    from pipelines.config import load_job
+    from pipelines.config import load_fields, load_job
     from pipelines.progress import tracking_progress
     from pipelines.runs import start_run
 
@@ -58,9 +71,32 @@ def train(
     options |= {"model": model, "voices": voices, "alpha": alpha, "output": output, "workers": workers, "gpus": gpus}
     job = load_job(None, {"index": corpus, "attacker_corpus": corpus, "name": "attackers", **options})
     survey, used = survey_training(corpus, attacked=()), anonymizer_used(job)
+    if network is None and checkpoint is not None and job.profile != "standard":
+        raise InputError("--checkpoint is where a network starts from; name its settings too (--network)")
+    settings = load_fields(NetworkSettings, network, {}, ())
+    initial = find_checkpoint(checkpoint, job.profile)
     with tracking_progress(console) as track:
         run = start_run(job, "attacker", {"index": survey.digest}, resume)
         with ray_session():
-            backend, kept = train_attacker(run, corpus, survey, used, track)
+            if network is not None or job.profile == "standard":
+                trained = train_network(run, corpus, survey, used, settings, initial, track)
+                utterances, speakers, kept = trained.card.utterances, trained.card.speakers, trained.folder
+            else:
+                backend, kept = train_attacker(run, corpus, survey, used, track)
+                utterances, speakers = backend.utterances, backend.speakers
         run.close()
-    console.print(f"{backend.utterances} utterances of {backend.speakers} speakers: {kept}", soft_wrap=True)
+    console.print(f"{utterances} utterances of {speakers} speakers: {kept}", soft_wrap=True)
+
+
+def find_checkpoint(checkpoint: str | None, profile: str) -> "Resolved | None":
+    """Return the network that training starts from: the one named, or the standard profile's. Raises InputError."""
+    from models import registry
+    from operators.schema import InputError
+
+    uri = registry.PROFILES["standard"]["speaker"] if checkpoint is None and profile == "standard" else checkpoint
+    if uri is None:
+        return None
+    try:
+        return registry.resolve(uri if ":" in uri else f"file:{uri}")
+    except ValueError as fault:
+        raise InputError(str(fault)) from None

@@ -77,10 +77,10 @@ def extract_features(run: Run, survey: Survey, unusable: frozenset[str], track: 
         return
     parts = sorted(str(part) for part in (run.work / "anonymized").glob("*.parquet"))
     original = read_view(
-        list(survey.files), Select("original", columns, excluded | finished["original"]), survey.schema
+        survey.folder, survey.files, Select("original", columns, excluded | finished["original"]), survey.schema
     )
     anonymized = read_view(
-        parts, Select("anonymized", columns, excluded | finished["anonymized"]), parts_schema(columns)
+        str(run.work), parts, Select("anonymized", columns, excluded | finished["anonymized"]), parts_schema(columns)
     )
     steps: list[Step] = [
         (Decode, {"folder": survey.folder, "sample_rate": AUDIT_RATE, "max_seconds": job.max_seconds + 1}),
@@ -104,8 +104,11 @@ def anonymize_as_attacker(run: Run, survey: Survey, wanted: frozenset[str], trac
     if len(finished) == len(wanted):
         return
     select = Select("attacker", view_columns(job, survey), finished, only=wanted)
-    steps = attacker_steps(job, survey.folder, derive_key(run.key, "attacker"), folder)
-    run_pass(read_view(list(survey.files), select, survey.schema), steps, job.workers, job.gpus, track, description)
+    weights = PROFILES[job.profile]["speaker"]
+    steps = speech_steps(job, survey.folder, derive_key(run.key, "attacker"))
+    steps += listening_steps(job, survey.folder, folder, weights)
+    dataset = read_view(survey.folder, survey.files, select, survey.schema)
+    run_pass(dataset, steps, job.workers, job.gpus, track, description)
 
 
 def attacker_schema() -> pa.Schema:
@@ -114,14 +117,23 @@ def attacker_schema() -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in names] + [("embedding", pa.list_(pa.float32()))])
 
 
-def attacker_steps(job: Job, audio_folder: str, key: bytes, parts: Path) -> "list[Step]":
-    """Return the operators by which an attacker anonymizes speech with a `key` of their own and looks at the result."""
-    weights = PROFILES[job.profile]["speaker"]
+def speech_steps(job: Job, audio_folder: str, key: bytes, *screened: "Step") -> "list[Step]":
+    """Return the operators by which an attacker anonymizes speech with a `key` of their own.
+
+    `screened` are further operators on what passed the screen.
+    """
     return [
         (Decode, {"folder": audio_folder, "sample_rate": job.sample_rate, "max_seconds": job.max_seconds}),
         (Screen, {"sample_rate": job.sample_rate, "min_seconds": job.min_seconds}),
+        *screened,
         (Anonymize, anonymizer_arguments(job, key)),
         (Encode, {"sample_rate": job.sample_rate}),
+    ]
+
+
+def listening_steps(job: Job, audio_folder: str, parts: Path, weights: str) -> "list[Step]":
+    """Return the operators by which an attacker looks at anonymized speech, with the speaker encoder of `weights`."""
+    return [
         (Decode, {"folder": audio_folder, "sample_rate": AUDIT_RATE, "max_seconds": job.max_seconds + 1}),
         (EmbedSpeaker, {"weights": weights, "device": "cuda" if job.gpus else "cpu"}),
         (WriteParts, {"folder": str(parts.absolute()), "schema": attacker_schema()}),

@@ -6,18 +6,21 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 """
 
 import os
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from pipelines.attacker_cli import attacker_app
-from pipelines.config import Job
+from pipelines.config import AUDIT_FIELDS, Job
 from pipelines.faults import console, told_in_one_line
 from pipelines.fetch import fetch
+from pipelines.finetune_cli import finetune_app
 from pipelines.model import model_app
 from pipelines.options import takes_job
 from pipelines.prepare.cli import prepare_app
+from pipelines.pretrain_cli import pretrain_app
 from pipelines.serve import serve
 from pipelines.stream import stream
 from pipelines.voices import voices_app
@@ -34,6 +37,8 @@ for part, name in (
     (voices_app, "voices"),
     (model_app, "model"),
     (attacker_app, "attacker"),
+    (finetune_app, "finetune"),
+    (pretrain_app, "pretrain"),
 ):
     app.add_typer(part, name=name)
 app.command(epilog="Example: `voxveil fetch --profile standard`")(fetch)
@@ -50,6 +55,7 @@ def main() -> None:
 
 
 OUTPUT = Path("voxveil-out")
+ReportFormat = Literal["decision", "vpc"]
 # Options that several commands share.
 RESUME = typer.Option(help="Continue the newest unfinished run of the same job.")
 DRY_RUN = typer.Option("--dry-run", help="Check configuration, weights and the first rows; say what would run; stop.")
@@ -96,7 +102,7 @@ def audit(
 
 @app.command(epilog="Example: `voxveil anonymize --index corpus/index.parquet --name calls-2026 --anonymizer mcadams`")
 @told_in_one_line
-@takes_job
+@partial(takes_job, without=AUDIT_FIELDS)
 def anonymize(job: Job, resume: Annotated[bool, RESUME] = False) -> None:
     """Only anonymize: the result was attacked by nobody and stays in the run's private folder.
 
@@ -118,12 +124,23 @@ def demo(
     run_demo(output, console)
 
 
-@app.command(epilog="Example: `voxveil report voxveil-out/calls-2026`")
+@app.command(
+    epilog="Examples: `voxveil report voxveil-out/calls-2026`, `voxveil report voxveil-out/vpc --format vpc > vpc.tsv`"
+)
 @told_in_one_line
 def report(
-    folder: Annotated[Path, typer.Argument(help="A dataset's folder, one of its runs, or a report.json.")],
+    folders: Annotated[list[Path], typer.Argument(help="Datasets' folders, runs, or report.json files.")],
+    format: Annotated[
+        ReportFormat, typer.Option(help="decision, or vpc: the VoicePrivacy challenge's table, tab-separated.")
+    ] = "decision",
 ) -> None:
-    """Show the decision and the rules of a finished run, the newest of a dataset."""
-    from pipelines.terminal import show_report
+    """Show the decision and the rules of a finished run, the newest of a dataset; or its figures as the challenge's.
 
-    show_report(folder, console)
+    Exit codes: 0 shown, 2 there is no report, 1 anything else.
+    """
+    from pipelines.terminal import show_reports, show_vpc_table
+
+    if format == "vpc":
+        show_vpc_table(folders)
+    else:
+        show_reports(folders, console)

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 import warnings
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 ROWS_PER_BATCH = 8
 OBJECT_STORE_BYTES = 1 << 30
 START_ATTEMPTS = 4
+CONNECT_WITHIN = 10.0  # seconds
+
+
+class ClusterUnreachable(RuntimeError):
+    """The cluster of RAY_ADDRESS does not answer, or does not let this user in."""
 
 
 @contextmanager
@@ -42,7 +48,7 @@ def ray_session() -> Iterator[None]:
     if started:
         logging.getLogger("ray").setLevel(logging.ERROR)
         if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+            _join_ray(os.environ["RAY_ADDRESS"])
         else:
             # One CPU more than there are: reading and cutting tables mostly waits, and must never wait for an actor.
             cores = len(os.sched_getaffinity(0))
@@ -58,6 +64,23 @@ def ray_session() -> Iterator[None]:
         if started:
             ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _join_ray(address: str) -> None:
+    """Join a running cluster; raises ClusterUnreachable."""
+    import ray
+
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        if port.isdigit():
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_WITHIN).close()  # Ray would try for minutes
+        with _silent_stderr():
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    except (OSError, ray.exceptions.AuthenticationError) as fault:
+        raise ClusterUnreachable(
+            f"the Ray cluster of RAY_ADDRESS={address} does not answer; is it up? One that was started with tokens "
+            "also wants RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN or ~/.ray/auth_token. Nothing was run"
+        ) from fault
 
 
 def _start_ray(cpus: int, folder: str) -> None:

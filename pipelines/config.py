@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -15,7 +15,14 @@ from models.catalogue import AnonymizerSpec
 from operators.keys import MINIMUM_KEY_BYTES
 from operators.schema import InputError
 
+Fields = TypeVar("Fields", bound=BaseModel)
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+# What only the audit reads: `voxveil anonymize` has no options for these.
+AUDIT_FIELDS = frozenset(
+    {"profile", "policy", "attacker", "attacker_corpus", "trials", "subgroups", "language", "seed"}
+)
 
 
 class Job(BaseModel):
@@ -25,11 +32,15 @@ class Job(BaseModel):
 
     index: str = Field(description="Parquet file, folder or URI (s3://…) of the corpus.")
     name: str = Field(description="Name of the dataset; also its MLflow experiment.")
-    output: Path = Field(Path("voxveil-out"), description="Folder under which everything is written.")
+    output: Path = Field(
+        Path("voxveil-out"), validate_default=True, description="Folder under which everything is written."
+    )
     anonymizer: str = Field(
         "mcadams", description="Anonymizer: mcadams, streamvoiceanon, or identity (the control that changes nothing)."
     )
-    model: str | None = Field(None, description="streamvoiceanon: checkpoint folder, or Plachta/StreamVoiceAnon.")
+    model: str | None = Field(
+        None, description="streamvoiceanon: checkpoint folder, Plachta/StreamVoiceAnon, or models:/name/version."
+    )
     voices: str | None = Field(None, description="streamvoiceanon: voice bank, made by `voxveil voices build`.")
     alpha: float = Field(1.0, ge=0, le=1, description="streamvoiceanon: 1 the bank's voices as they are, 0 noise.")
     voice_level: Literal["utterance", "speaker"] = Field(
@@ -44,6 +55,12 @@ class Job(BaseModel):
     attacker_corpus: str | None = Field(
         None,
         description="Index to train the semi-informed attacker on, of other speakers; default: folds of the corpus.",
+    )
+    attacker: str | None = Field(
+        None, description="A trained attacker: its folder, or models:/name/version; made by `voxveil attacker train`."
+    )
+    trials: str | None = Field(
+        None, description="Table of official trials (`prepare vpc`); default: the one beside the index, or drawn."
     )
     keep_columns: tuple[str, ...] = Field(
         (), description="Columns to release besides ids and audio, e.g. text,emotion."
@@ -73,7 +90,7 @@ class Job(BaseModel):
     def output_is_a_folder(cls, output: Path) -> Path:
         if ":/" in str(output):
             raise ValueError("a URI cannot be written to; name a folder that all workers share")
-        return output
+        return output.absolute()  # workers, on a cluster above all, have other working folders
 
     @field_validator("keep_columns", "subgroups", mode="before")
     @classmethod
@@ -87,6 +104,12 @@ class Job(BaseModel):
             if name in ("utt_id", "speaker_id", "audio"):
                 raise ValueError(f"{name} is released anyway, in its anonymized form; leave it out")
         return columns
+
+    @model_validator(mode="after")
+    def one_attacker_at_most(self) -> Self:
+        if self.attacker is not None and self.attacker_corpus is not None:
+            raise ValueError("name an attacker that was trained, or a corpus to train one on, not both")
+        return self
 
     @model_validator(mode="after")
     def anonymizer_is_complete(self) -> Self:
@@ -106,6 +129,15 @@ class Job(BaseModel):
 
 def load_job(config: Path | None, options: dict[str, Any]) -> Job:
     """Return the job of a YAML file and the options given (None: not given). Raises InputError, one line."""
+    paths = ("index", "policy", "model", "voices", "attacker", "attacker_corpus", "trials")
+    return load_fields(Job, config, options, paths)
+
+
+def load_fields(kind: type[Fields], config: Path | None, options: dict[str, Any], paths: tuple[str, ...]) -> Fields:
+    """Return a model of the fields in a YAML file and the options given (None: not given). Raises InputError, one line.
+
+    `paths` are the fields that start where the file lies.
+    """
     fields: dict[str, Any] = {}
     source = "the options"
     if config is not None:
@@ -121,22 +153,21 @@ def load_job(config: Path | None, options: dict[str, Any]) -> Job:
             raise InputError(f"{config} is not YAML: {str(fault).splitlines()[0]}") from None
         if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
             raise InputError(f"{config} must be a mapping of fields to values, such as `index: corpus/index.parquet`")
-        paths = ("index", "policy", "model", "voices", "attacker_corpus")  # a job file's start where the file lies
         for name in paths:
             value = fields.get(name)
             if isinstance(value, str) and "://" not in value and (config.parent / value).exists():
                 fields[name] = str(config.parent / value)
     fields |= {name: value for name, value in options.items() if value is not None}
     try:
-        return Job(**fields)
+        return kind(**fields)
     except ValidationError as fault:
         first = fault.errors()[0]
         field = ".".join(map(str, first["loc"])) or "job"
-        known = f" Fields: {', '.join(Job.model_fields)}." if first["type"] == "extra_forbidden" else ""
+        known = f" Fields: {', '.join(kind.model_fields)}." if first["type"] == "extra_forbidden" else ""
         problem = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
         where, option = "", ""
     if first["loc"]:
-        where, option = f"{field}: ", f" (option --{field.replace('_', '-')})"
+        where, option = f"{field}: ", f" (option --{field.replace('_', '-')})" if kind is Job else ""
     raise InputError(f"{source}: {where}{problem}{option}.{known}") from None
 
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-OTHER, WRONG_INPUT = 1, 2
+OTHER, WRONG_INPUT, WITHHELD = 1, 2, 3
 
 console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
 
@@ -27,12 +27,16 @@ def told_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
         from governance.tracking import TrackingUnavailable
         from models.registry import WeightsChanged, WeightsMissing
         from operators.schema import InputError
+        from pipelines.cluster import ClusterUnreachable
 
         try:
             command(*args, **kwargs)
         except (InputError, PolicyError, PublishError, WeightsMissing, WeightsChanged) as fault:
             console.print(f"[bold red]voxveil:[/] {escape(str(fault))}", soft_wrap=True)
             raise typer.Exit(WRONG_INPUT) from None
+        except ClusterUnreachable as fault:
+            console.print(f"[bold red]voxveil:[/] {escape(str(fault))}", soft_wrap=True)
+            raise typer.Exit(OTHER) from None
         except TrackingUnavailable as fault:
             console.print(f"[bold red]voxveil:[/] {escape(str(fault))}", soft_wrap=True)
             console.print("Nothing was released. The staged result is kept: run the same command with --resume.")

@@ -25,6 +25,6 @@ def convert_checkpoint(
         convert(source, target)
     except (CheckpointError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(2) from None
     for path in sorted(target.iterdir()):
         typer.echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")

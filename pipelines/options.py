@@ -12,8 +12,11 @@ import typer
 from pipelines.config import Job, load_job
 
 
-def takes_job(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command(job, …)` the options `--config` and one for each field of Job, and hand it the job they make."""
+def takes_job(command: Callable[..., None], without: frozenset[str] = frozenset()) -> Callable[..., None]:
+    """Give `command(job, …)` the options `--config` and one for each field of Job, and hand it the job they make.
+
+    Fields `without` an option still stand in job files, which serve several commands.
+    """
 
     @wraps(command)
     def wrapped(*, config: Path | None = None, **options: Any) -> None:
@@ -23,6 +26,8 @@ def takes_job(command: Callable[..., None]) -> Callable[..., None]:
     option = typer.Option(help="Job file (YAML) with the fields below; options win over it.", rich_help_panel="Job")
     parameters = [_keyword("config", Annotated[Path | None, option])]
     for name, field in Job.model_fields.items():
+        if name in without:
+            continue
         default = "" if field.is_required() or field.default in (None, ()) else f" [default: {field.default}]"
         settings = typer.Option(
             f"--{name.replace('_', '-')}", help=f"{field.description}{default}", rich_help_panel="Job"

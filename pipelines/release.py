@@ -22,7 +22,7 @@ from governance.manifest import ManifestError, read_manifest
 from governance.policy import Policy, load_policy
 from governance.publish import check_target, publish
 from governance.report import Report
-from governance.tracking import TrackingUnavailable, check_tracking, record, tracking_uri
+from governance.tracking import TrackingUnavailable, check_tracking, record, record_published, tracking_uri
 from models import registry
 from operators.schema import InputError
 from pipelines.anonymize import (
@@ -34,15 +34,19 @@ from pipelines.anonymize import (
     unusable_ids,
     write_quarantine,
 )
-from pipelines.attacker import attacker_used, survey_training, train_attacker, utterances_of
+from pipelines.attacker import attacker_used, train_attacker
+from pipelines.attacker_corpus import survey_training, utterances_of
+from pipelines.attacker_network import Network, NetworkSettings, embed_with, find_network, train_network
 from pipelines.audit import anonymize_as_attacker, attacker_schema, extract_features
 from pipelines.cluster import ray_session
 from pipelines.config import Job, job_key
 from pipelines.runs import Run, find_unfinished, start_run
 from pipelines.survey import Survey, check_columns_wanted, survey_index
+from pipelines.trials import OfficialTrials, read_trials
 
 if TYPE_CHECKING:
     from models.attackers import SpeakerBackend
+    from pipelines.evidence.semi_informed import Listening
     from pipelines.progress import Track
 
 Kind = Literal["release", "audit"]
@@ -80,7 +84,8 @@ class Outcome:
 class Plan:
     """A job that was checked before it runs: its policy, its index, its auditors' weights.
 
-    `training` surveys the corpus that the semi-informed attacker is trained on, None where none is named.
+    `training` surveys the corpus that the semi-informed attacker is trained on, None where none is named; `trials` are
+    official ones, None where they are drawn. `network` is a semi-informed attacker that the job names.
     """
 
     job: Job
@@ -88,6 +93,8 @@ class Plan:
     policy: Policy
     survey: Survey
     training: Survey | None
+    network: Network | None
+    trials: OfficialTrials | None
     auditors: tuple[ModelUsed, ...]
     anonymizer: AnonymizerUsed
     tracking: str
@@ -101,7 +108,7 @@ class Plan:
     @property
     def trains_in_folds(self) -> bool:
         """Whether the policy wants a semi-informed attacker and the corpus itself has to train it."""
-        return self.training is None and self.policy.needs("semi_informed")
+        return self.training is None and self.network is None and self.policy.needs("semi_informed")
 
     @property
     def language(self) -> str:
@@ -116,6 +123,7 @@ def plan_job(job: Job, kind: Kind, resume: bool = False) -> Plan:
     survey = survey_index(job.index, (*job.keep_columns, *(job.subgroups or ())))
     check_columns_wanted(job, survey)
     training = survey_training(job.attacker_corpus, utterances_of(job.index)) if job.attacker_corpus else None
+    trials = read_trials(job)
     target = job.folder() / "released"
     if kind == "release" and not (resume and released_by_unfinished(job, target)):
         check_target(target)
@@ -125,7 +133,13 @@ def plan_job(job: Job, kind: Kind, resume: bool = False) -> Plan:
         for role, uri in registry.PROFILES[job.profile].items()
     )
     anonymizer = anonymizer_used(job)
-    return Plan(job, kind, policy, survey, training, auditors, anonymizer, tracking_uri(job.output), target)
+    network = None
+    if job.attacker is not None:
+        network = find_network(job.attacker, tracking_uri(job.output), anonymizer, list(utterances_of(job.index)))
+        auditors += (network.used,)
+    return Plan(
+        job, kind, policy, survey, training, network, trials, auditors, anonymizer, tracking_uri(job.output), target
+    )
 
 
 def released_by_unfinished(job: Job, target: Path) -> bool:
@@ -150,6 +164,8 @@ def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
     world = {"index": plan.survey.digest, "policy": plan.policy.digest}
     if plan.training is not None:
         world["attacker_corpus"] = plan.training.digest
+    if plan.trials is not None:
+        world["trials"] = plan.trials.digest
     run = start_run(job, kind, world, resume)
     track.say(f"{plan.survey.rows} rows of {plan.survey.speakers} speakers; the run's folder is {run.folder}")
     if "reported" not in run.done:
@@ -164,6 +180,7 @@ def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
     released = None
     if kind == "release" and report.decision == "release":
         publish(run.staged, plan.target, report, run_id)
+        record_published(run_id, plan.target, plan.tracking)
         released = plan.target
     run.close()
     return Outcome(report, run.folder, plan.tracking, run_id, released)
@@ -174,6 +191,7 @@ def run_anonymize(job: Job, resume: bool, track: "Track") -> tuple[Run, int, dic
     survey = survey_index(job.index, job.keep_columns)
     job_key(job)
     check_columns_wanted(job, survey)
+    anonymizer_used(job)  # weights that cannot be loaded are an error now, not later
     run = start_run(job, "anonymize", {"index": survey.digest}, resume)
     with ray_session():
         reasons = anonymize_and_seal(run, survey, track)
@@ -204,6 +222,7 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
     from governance.page import write_report
     from governance.power import power_notes
     from pipelines.evidence.gather import gather_evidence
+    from pipelines.evidence.semi_informed import read_listening
     from pipelines.evidence.views import read_views
 
     job, survey = run.job, plan.survey
@@ -216,19 +235,26 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
     if len(views.utt_ids) != survey.rows - unusable:
         raise RuntimeError(f"{survey.rows - unusable} rows are staged, but {len(views.utt_ids)} were audited")
     if "attacked" not in run.done:
-        wanted = range(len(views.utt_ids)) if plan.trains_in_folds else views.split(job.seed).enrolment
+        wanted = range(len(views.utt_ids)) if plan.trains_in_folds else views.split(job.seed, plan.trials).enrolment
         anonymize_as_attacker(run, survey, frozenset(views.utt_ids[row] for row in wanted), track)
         run.finish_step("attacked")
-    semi_informed: SpeakerBackend | Literal["folds"] | None = "folds" if plan.trains_in_folds else None
-    if job.attacker_corpus is not None and plan.training is not None:
-        semi_informed, kept = train_attacker(run, job.attacker_corpus, plan.training, plan.anonymizer, track)
-        plan = replace(plan, auditors=(*plan.auditors, attacker_used(kept)))
+    attacker, used = obtain_attacker(run, plan, track)
+    plan = replace(plan, auditors=(*plan.auditors, *used))
+    semi_informed: SpeakerBackend | Listening | Literal["folds"] | None = "folds" if plan.trains_in_folds else None
+    if isinstance(attacker, Network):
+        known = frozenset(views.utt_ids[row] for row in views.split(job.seed, plan.trials).enrolment)
+        heard = embed_with(run, survey, attacker, known, unusable_ids(run), track)
+        semi_informed = read_listening(heard, attacker.card.speakers, attacker.card.utterances, attacker.card.losses)
+    elif attacker is not None:
+        semi_informed = attacker
     track.say("measuring, with intervals over speakers")
-    attacker = pds.dataset(run.work / "attacker", format="parquet", schema=attacker_schema()).to_table(
+    own = pds.dataset(run.work / "attacker", format="parquet", schema=attacker_schema()).to_table(
         filter=pds.field("reason") == ""
     )
     columns = subgroup_columns(job, survey)
-    evidence = gather_evidence(views, attacker, unusable, survey.rows, columns, plan.language, job.seed, semi_informed)
+    evidence = gather_evidence(
+        views, own, unusable, survey.rows, columns, plan.language, job.seed, semi_informed, plan.trials
+    )
     if not survey.languages and job.language is None:
         evidence = replace(evidence, notes=[*evidence.notes, ASSUMED_ENGLISH])
     decision = decide(plan.policy, evidence.metrics, evidence.chance)
@@ -237,6 +263,23 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
     report = Report.of(evidence, lineage_of(run, plan, reasons, seconds), plan.policy, decision)
     write_report(report, evidence, run.report)
     return report
+
+
+def obtain_attacker(
+    run: Run, plan: Plan, track: "Track"
+) -> "tuple[SpeakerBackend | Network | None, tuple[ModelUsed, ...]]":
+    """Return the trained attacker that the job names, or that it trains on a corpus that it names, and what the report
+    calls it where the plan does not say yet; None where neither is named."""
+    job = run.job
+    if plan.network is not None or job.attacker_corpus is None or plan.training is None:
+        return plan.network, ()
+    if job.profile == "standard":  # its attacker is a network, which goes on from the profile's own encoder
+        initial = registry.resolve(registry.PROFILES["standard"]["speaker"])
+        settings = NetworkSettings.model_validate({})
+        network = train_network(run, job.attacker_corpus, plan.training, plan.anonymizer, settings, initial, track)
+        return network, (network.used,)
+    backend, kept = train_attacker(run, job.attacker_corpus, plan.training, plan.anonymizer, track)
+    return backend, (attacker_used(kept),)
 
 
 def lineage_of(run: Run, plan: Plan, reasons: dict[str, int], seconds: float) -> Lineage:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,7 @@ RESERVED_COLUMNS = frozenset(
 
 @dataclass(frozen=True)
 class Survey:
-    """What an index holds. `files` are paths or URIs; `folder` is the one from which audio paths start."""
+    """What an index holds. Audio paths start at `folder`, a path or URI; `files` are paths on its file system."""
 
     files: tuple[str, ...]
     folder: str
@@ -83,14 +84,25 @@ def open_index(index: str) -> tuple[pds.Dataset, str]:
     except (pa.ArrowInvalid, OSError) as fault:
         raise InputError(f"{index} is not Parquet: {str(fault).splitlines()[0][:120]}") from None
     folder = path if is_folder else path.rpartition("/")[0]
-    scheme = uri.partition("://")[0] + "://" if "://" in uri else ""
-    return dataset, scheme + folder
+    return dataset, located(uri, folder)
+
+
+def located(uri: str, path: str) -> str:
+    """Return the URI of another path on the file system of `uri`, with its credentials and options (`?region=…`).
+
+    Object stores count the bucket to the path, so that a path without a leading slash brings its own authority.
+    """
+    if "://" not in uri:
+        return path
+    parts = urlsplit(uri)
+    login = parts.netloc.rpartition("@")[0]
+    authority = parts.netloc if path.startswith("/") else f"{login}@" if login else ""
+    return f"{parts.scheme}://{authority}{quote(path)}" + (f"?{parts.query}" if parts.query else "")
 
 
 def survey_index(index: str, extra_columns: tuple[str, ...] = ()) -> Survey:
     """Read the ids and labels of an index, batch by batch. Raises InputError where no job can run on it."""
     dataset, folder = open_index(index)
-    scheme = folder[: folder.index("://") + 3] if "://" in folder else ""
     check_columns(dataset.schema, index, extra_columns)
     columns = [name for name in ("utt_id", "speaker_id", "language") if name in dataset.schema.names]
     hashes: list[np.ndarray] = []
@@ -111,7 +123,7 @@ def survey_index(index: str, extra_columns: tuple[str, ...] = ()) -> Survey:
     all_hashes = np.concatenate(hashes)
     duplicates, duplicate_rows = _find_duplicates(dataset, all_hashes)
     return Survey(
-        files=tuple(scheme + path for path in dataset.files),
+        files=tuple(dataset.files),
         folder=folder,
         schema=dataset.schema,
         rows=rows,

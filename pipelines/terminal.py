@@ -16,6 +16,7 @@ from governance.report import Figure, Report, RuleVerdict
 from operators.schema import InputError
 from pipelines.config import Job, load_job
 from pipelines.progress import tracking_progress
+from pipelines.registered import with_local_model
 from pipelines.release import Kind, Outcome, plan_job, run_job
 
 STYLES = {"release": ("green", "RELEASE"), "review": ("yellow", "REVIEW"), "withhold": ("red", "WITHHOLD")}
@@ -24,6 +25,7 @@ SAMPLE = Path(__file__).parents[1] / "sample" / "english" / "index.parquet"
 
 def decide_job(job: Job, kind: Kind, resume: bool, dry_run: bool, json: Path | None, console: Console) -> int:
     """Run a job (or only check it) and return the exit code of its decision."""
+    job = with_local_model(job)
     if dry_run:
         describe_plan(job, kind, console)
         return 0
@@ -74,6 +76,8 @@ def describe_plan(job: Job, kind: Kind, console: Console) -> None:
         table.add_row(
             "semi-informed", f"trained on {plan.training.speakers} speakers of {escape(str(job.attacker_corpus))}"
         )
+    elif plan.network is not None:
+        table.add_row("semi-informed", f"{escape(plan.network.uri)}, trained on {plan.network.card.speakers} speakers")
     elif plan.trains_in_folds:
         table.add_row("semi-informed", "trained on folds of the corpus itself; --attacker-corpus names another")
     table.add_row("policy", f"{plan.policy.name} {plan.policy.version}, {len(plan.policy.rules)} rules")
@@ -130,6 +134,7 @@ def anonymize_only(job: Job, resume: bool, console: Console) -> None:
     """Run the anonymizing half and say where the result lies."""
     from pipelines.release import run_anonymize
 
+    job = with_local_model(job)
     with tracking_progress(console) as track:
         run, rows, reasons = run_anonymize(job, resume, track)
     console.print(f"{rows} utterances in {run.staged}, {sum(reasons.values())} quarantined; nobody attacked them yet")
@@ -146,14 +151,26 @@ def run_demo(output: Path, console: Console) -> None:
     print_outcome(outcome, console)
 
 
-def show_report(folder: Path, console: Console) -> None:
-    """Print the report of a run, or of the newest run of a dataset."""
+def show_reports(folders: list[Path], console: Console) -> None:
+    """Print the report of each run, or of the newest run of each dataset."""
+    for path, report in map(find_report, folders):
+        print_decision(report, console)
+        console.print(f"report       {path.with_suffix('.html')}", soft_wrap=True)
+
+
+def show_vpc_table(folders: list[Path]) -> None:
+    """Write the figures of the reports to standard output as the VoicePrivacy challenges name them."""
+    from governance.vpc import vpc_table
+
+    sys.stdout.write(vpc_table([report for _, report in map(find_report, folders)]))
+
+
+def find_report(folder: Path) -> tuple[Path, Report]:
+    """Return the report of a run, or of the newest run of a dataset, and where it lies. Raises InputError."""
     candidates = [folder] if folder.is_file() else sorted(folder.glob("**/report/report.json"))
     if not candidates:
         raise InputError(f"{folder} holds no report.json; name a dataset's folder, such as voxveil-out/<name>")
     try:
-        report = Report.from_json(candidates[-1].read_text())
+        return candidates[-1], Report.from_json(candidates[-1].read_text())
     except ValueError as fault:
         raise InputError(f"{candidates[-1]} is not a report: {str(fault).splitlines()[0]}") from None
-    print_decision(report, console)
-    console.print(f"report       {candidates[-1].with_suffix('.html')}", soft_wrap=True)

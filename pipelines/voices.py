@@ -130,7 +130,7 @@ def build(
         count, left_out = build_voice_bank(index, output, loaded, prompts_per_voice, seconds, average, neutral)
     except (CheckpointError, ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(2) from None
     typer.echo(f"{output}: {count} voices" + (f", {len(left_out)} speakers left out" if left_out else ""))
     for reason in left_out:
         typer.echo(f"  {reason}", err=True)
@@ -145,7 +145,7 @@ def list_voices(bank: Annotated[Path, typer.Argument(help="A voice bank.")]) -> 
         voices = VoiceBank.load(bank).voices
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(2) from None
     for voice in voices:
         typer.echo(f"{voice.voice_id}  {voice.seconds:5.1f} s")
     typer.echo(f"{len(voices)} voices")

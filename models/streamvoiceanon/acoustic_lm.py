@@ -20,6 +20,7 @@ from models.streamvoiceanon.transformer import (
     TransformerState,
     new_caches,
     rotary_table,
+    run_layers,
 )
 
 MAX_DELAY = 8  # frames that the wait embeddings cover
@@ -123,9 +124,7 @@ class AcousticLM(nn.Module):
         if int(state.position.max()) + x.shape[1] > slots:
             raise ValueError(f"a sequence of more than {slots} vectors in a state made for {slots}")
         sight = Sight(state, x.shape[1], slots, self.rotary)
-        for layer, cache in zip(self.decoder.model.layers, state.caches, strict=True):
-            x = layer(x, cache, sight)
-        return x, state.moved(x.shape[1])
+        return run_layers(self.decoder.model.layers, x, state.caches, sight), state.moved(x.shape[1])
 
     def content_logits(self, hidden: Tensor) -> Tensor:
         """Map hidden states [..., width] to logits [..., content codes]; only with `content_head`."""
@@ -147,8 +146,7 @@ class AcousticLM(nn.Module):
         for sight in state.sights:
             if codes:
                 x = model.fast_embeddings(codes[-1]).unsqueeze(1)
-            for layer, cache in zip(model.fast_layers, state.caches, strict=True):
-                x = layer(x, cache, sight)
+            x = run_layers(model.fast_layers, x, state.caches, sight)
             codes.append(choose(model.fast_output(model.fast_norm(x)).squeeze(1)))
         return torch.stack(codes, dim=1)
 
@@ -159,6 +157,4 @@ class AcousticLM(nn.Module):
         x = torch.cat([hidden.unsqueeze(1), model.fast_embeddings(codes[:, :-1])], dim=1)
         state = TransformerState(new_caches(model.fast_layers, len(x), count), torch.zeros(len(x), dtype=torch.int64))
         sight = Sight(state, count, count, self.rotary)
-        for layer, cache in zip(model.fast_layers, state.caches, strict=True):
-            x = layer(x, cache, sight)
-        return model.fast_output(model.fast_norm(x))
+        return model.fast_output(model.fast_norm(run_layers(model.fast_layers, x, state.caches, sight)))

@@ -5,12 +5,14 @@ A small codec may speak through `spectral.SpectralGenerator` instead of the HiFi
 Weight normalization is folded into plain weights at load (`checkpoint.fold_weight_norm`); the networks here hold those.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.streamvoiceanon import kernels
 from models.streamvoiceanon.conv import CausalConv1d, CausalConvTranspose1d, ConvNeXtEncoder, Resample
 from models.streamvoiceanon.frontend import PUBLISHED, FrameConfig, LogMel
 from models.streamvoiceanon.fsq import FiniteScalarQuantizer
@@ -57,7 +59,8 @@ class ResidualBlock(nn.Module):
         after = []
         for first, second, (past1, past2) in zip(self.convs1, self.convs2, state, strict=True):
             y, past1 = first(F.silu(x), past1)
-            x, past2 = second(F.silu(y), past2, residual=x)
+            y, past2 = second(F.silu(y), past2)
+            x = x + y
             after.append((past1, past2))
         return x, tuple(after)
 
@@ -65,14 +68,35 @@ class ResidualBlock(nn.Module):
 class ParallelBlock(nn.Module):
     """The mean of residual blocks of several kernel sizes."""
 
+    packed: kernels.PackedResidualBlocks | None = None
+
     def __init__(self, channels: int, kernels: tuple[int, ...], dilations: tuple[int, ...]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(ResidualBlock(channels, kernel, dilations) for kernel in kernels)
+
+    def pack(self, kind: kernels.WeightType) -> None:
+        """Hold the weights for inference on a CPU, in float32 whatever `kind`."""
+        convolutions = [
+            [causal.conv for pair in zip(block.convs1, block.convs2, strict=True) for causal in pair]  # type: ignore[arg-type]
+            for block in self.blocks
+        ]
+        self.packed = kernels.PackedResidualBlocks(
+            [
+                [(kernels.pack_weights(c.weight.transpose(1, 2), "float32"), c.bias, c.dilation[0]) for c in branch]
+                for branch in convolutions
+            ]
+        )
+        for conv in itertools.chain(*convolutions):
+            conv.weight = None
 
     def initial_state(self, batch: int) -> State:
         return tuple(block.initial_state(batch) for block in self.blocks)  # type: ignore[operator]
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        if self.packed is not None:
+            y, after = self.packed(x, [past for block in state for pair in block for past in pair])
+            pairs = iter(zip(after[::2], after[1::2], strict=True))
+            return y, tuple(tuple(next(pairs) for _ in block) for block in state)
         results = [block(x, past) for block, past in zip(self.blocks, state, strict=True)]
         return torch.stack([y for y, _ in results]).mean(0), tuple(past for _, past in results)
 

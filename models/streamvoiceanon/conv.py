@@ -35,16 +35,15 @@ class CausalConv1d(nn.Module):
         """Zeros [batch, past, inputs]: what the left padding holds."""
         return self.conv.bias.new_zeros(batch, self.past, self.conv.in_channels)  # type: ignore[union-attr]
 
-    def forward(self, x: Tensor, state: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Map [B, n x stride, inputs] to [B, n, outputs], `residual` added, and the state on."""
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Map [B, n x stride, inputs] to [B, n, outputs], and the state on."""
         if self.past:
             x = torch.cat([state, x], dim=1)
         state = x[:, x.shape[1] - self.past :]
         if self.packed is not None:
             stride, dilation = self.conv.stride[0], self.conv.dilation[0]
-            return kernels.convolve(x, self.packed, self.conv.bias, dilation, stride, residual), state
-        y = self.conv(x.transpose(1, 2)).transpose(1, 2)
-        return (y if residual is None else residual + y), state
+            return kernels.convolve(x, self.packed, self.conv.bias, dilation, stride), state
+        return self.conv(x.transpose(1, 2)).transpose(1, 2), state
 
 
 class CausalConvTranspose1d(nn.Module):
@@ -95,16 +94,11 @@ class CausalConvTranspose1d(nn.Module):
 class DepthwiseConv1d(nn.Module):
     """A causal convolution of kernel 7, each channel by itself."""
 
-    packed: Tensor | None = None
     KERNEL = 7
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv1d(channels, channels, self.KERNEL, groups=channels)
-
-    def pack(self, kind: kernels.WeightType) -> None:
-        """Lay the weights out for the kernel; they are few and stay float32."""
-        self.packed = self.conv.weight.detach().squeeze(1).T.contiguous()
 
     def initial_state(self, batch: int) -> Tensor:
         """Zeros [batch, 6, channels]."""
@@ -114,8 +108,6 @@ class DepthwiseConv1d(nn.Module):
         """Map [B, n, channels] to [B, n, channels], and the state on."""
         x = torch.cat([state, x], dim=1)
         state = x[:, x.shape[1] - self.KERNEL + 1 :]
-        if self.packed is not None:
-            return kernels.convolve_depthwise(x, self.packed, self.conv.bias), state  # type: ignore[arg-type]
         return self.conv(x.transpose(1, 2)).transpose(1, 2), state
 
 
@@ -140,6 +132,8 @@ class PointwiseConv1d(nn.Conv1d):
 class ConvNeXtBlock(nn.Module):
     """Depthwise causal convolution, then a two-layer perceptron at every instant, scaled and added to the input."""
 
+    packed: kernels.PackedConvNeXt | None = None
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.dwconv = DepthwiseConv1d(channels)
@@ -148,11 +142,24 @@ class ConvNeXtBlock(nn.Module):
         self.pwconv2 = Linear(4 * channels, channels)
         self.gamma = nn.Parameter(torch.ones(channels))
 
+    def pack(self, kind: kernels.WeightType) -> None:
+        """Hold the weights for inference on a CPU, in float32 whatever `kind`."""
+        self.packed = kernels.PackedConvNeXt(
+            (self.dwconv.conv.weight.squeeze(1), self.dwconv.conv.bias),  # type: ignore[arg-type]
+            (self.norm.weight, self.norm.bias, self.norm.eps),
+            (self.pwconv1.weight, self.pwconv1.bias),
+            (self.pwconv2.weight, self.pwconv2.bias),
+            self.gamma,
+        )
+        self.pwconv1.weight = self.pwconv2.weight = None  # type: ignore[assignment]
+
     def initial_state(self, batch: int) -> Tensor:
         return self.dwconv.initial_state(batch)
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Map [B, n, channels] to [B, n, channels], and the state on."""
+        if self.packed is not None:
+            return self.packed(x, state)
         y, state = self.dwconv(x, state)
         y = self.pwconv2(F.gelu(self.pwconv1(self.norm(y))))
         return torch.addcmul(x, self.gamma, y), state

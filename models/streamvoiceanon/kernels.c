@@ -53,15 +53,16 @@ typedef struct {
     int64_t batch, time, time_in, inputs, outputs, taps, dilation, stride;
 } job;
 
-/* Scale, shift and store one instant's outputs. */
+/* Scale, shift and store one instant's outputs. y may be the residual. */
 static void store(const job *j, const float *line, int64_t row, int64_t out, int64_t width) {
     const int64_t start = row * j->outputs + out;
-    float *y = j->y + start;
+    float sum[4 * LANES];
+    memcpy(sum, line, width * sizeof(float));
     if (j->outputs - out < width) width = j->outputs - out;
-    for (int64_t i = 0; i < width; i++) y[i] = line[i];
-    if (j->scale) for (int64_t i = 0; i < width; i++) y[i] *= j->scale[out + i];
-    if (j->bias) for (int64_t i = 0; i < width; i++) y[i] += j->bias[out + i];
-    if (j->residual) for (int64_t i = 0; i < width; i++) y[i] += j->residual[start + i];
+    if (j->scale) for (int64_t i = 0; i < width; i++) sum[i] *= j->scale[out + i];
+    if (j->bias) for (int64_t i = 0; i < width; i++) sum[i] += j->bias[out + i];
+    if (j->residual) for (int64_t i = 0; i < width; i++) sum[i] += j->residual[start + i];
+    memcpy(j->y + start, sum, width * sizeof(float));
 }
 
 /* A tile is ROWS instants by VECS x 16 outputs, summed in registers while one panel of weights goes by. */
@@ -121,8 +122,8 @@ CONVOLVE(f32, float, read_f32)
 CONVOLVE(i8, int8_t, read_i8)
 
 /* One kernel a channel: x [batch, time + taps - 1, channels], weights [taps, channels], y [batch, time, channels]. */
-void convolve_depthwise(const float *weights, const float *bias, const float *x, float *y, int64_t batch, int64_t time,
-                        int64_t channels, int64_t taps, int threads) {
+static void convolve_depthwise(const float *weights, const float *bias, const float *x, float *y, int64_t batch,
+                               int64_t time, int64_t channels, int64_t taps, int threads) {
     _Pragma("omp parallel for schedule(static) num_threads(threads) if (batch * time * channels * taps > WORTH)")
     for (int64_t row = 0; row < batch * time; row++) {
         const float *past = x + (row / time * (time + taps - 1) + row % time) * channels;
@@ -133,6 +134,120 @@ void convolve_depthwise(const float *weights, const float *bias, const float *x,
     }
 }
 
+/* x / (1 + e^-x). */
+INLINE vec silu(vec x) { return x / (1.0f + exponential(-x)); }
+
+/* x times the normal distribution function of x: erf by Abramowitz and Stegun 7.1.26, off by 1.5e-7 at most. */
+INLINE vec gelu(vec x) {
+    const vec sign = (vec)((vec_i32)x & (int32_t)0x80000000);
+    const vec z = (vec)((vec_i32)x & 0x7fffffff) * 0.70710678118f;
+    const vec t = 1.0f / (1.0f + 0.3275911f * z);
+    vec y = t * 1.061405429f - 1.453152027f;
+    y = y * t + 1.421413741f;
+    y = y * t - 0.284496736f;
+    y = y * t + 0.254829592f;
+    const vec erf = 1.0f - y * t * exponential(-z * z);
+    return 0.5f * x * (1.0f + (vec)((vec_i32)erf | (vec_i32)sign));
+}
+
+/* y = FUNCTION(x) of `count` numbers; x may be y. The last few go through a vector of their own. */
+#define EACH(FUNCTION)                                                                                                \
+    static void FUNCTION##_all(const float *x, float *y, int64_t count) {                                             \
+        int64_t i = 0;                                                                                                \
+        for (; i + LANES <= count; i += LANES) *(vec_u *)(y + i) = FUNCTION(read_f32(x + i));                         \
+        if (i < count) {                                                                                              \
+            float rest[LANES] = {0};                                                                                  \
+            memcpy(rest, x + i, (count - i) * sizeof(float));                                                         \
+            *(vec_u *)rest = FUNCTION(read_f32(rest));                                                                \
+            memcpy(y + i, rest, (count - i) * sizeof(float));                                                         \
+        }                                                                                                             \
+    }
+EACH(silu)
+EACH(gelu)
+
+/* Lay out what a causal convolution reads, line [batch, memory + time, channels]: the past, then x or silu(x). `after` is
+ * what the next chunk has to see again. */
+static void lay_out(const float *past, const float *x, float *line, float *after, int64_t batch, int64_t time,
+                    int64_t memory, int64_t channels, int activate, int threads) {
+    const int64_t chunk = 64, chunks = (time + chunk - 1) / chunk;
+    const int worth = batch * time * channels > WORTH / 16;
+    _Pragma("omp parallel for schedule(static) num_threads(threads) if (worth)")
+    for (int64_t task = 0; task < batch * chunks; task++) {
+        const int64_t b = task / chunks, row = task % chunks * chunk, end = row + chunk < time ? row + chunk : time;
+        float *to = line + (b * (memory + time) + memory + row) * channels;
+        const float *from = x + (b * time + row) * channels;
+        if (activate) silu_all(from, to, (end - row) * channels);
+        else memcpy(to, from, (end - row) * channels * sizeof(float));
+        if (row == 0) memcpy(to - memory * channels, past + b * memory * channels, memory * channels * sizeof(float));
+    }
+    for (int64_t b = 0; b < batch; b++)
+        memcpy(after + b * memory * channels, line + (b * (memory + time) + time) * channels, memory * channels * sizeof(float));
+}
+
+typedef struct {
+    const float *weights, *bias;
+    int64_t vecs, taps, dilation;
+} dilated; /* a causal convolution of as many outputs as inputs */
+
+/* The mean of `branches` residual blocks, each `pairs` times silu, convolution, silu, convolution, added to its input:
+ * x and y [batch, time, channels]. `past` and `after` [branches x pairs x 2] are the convolutions' memories. `scratch` holds
+ * 3 x batch x (time + the longest memory) x channels. */
+void residual_blocks(const dilated *convolutions, int64_t branches, int64_t pairs, const float *x,
+                     const float *const *past, float *const *after, float *y, float *scratch, int64_t batch,
+                     int64_t time, int64_t channels, int64_t longest, int threads) {
+    const int64_t count = batch * time * channels;
+    float *const line = scratch, *const middle = line + batch * (time + longest) * channels, *const sum = middle + count;
+    for (int64_t branch = 0, i = 0; branch < branches; branch++) {
+        for (int64_t pair = 0; pair < pairs; pair++) {
+            const float *now = pair ? sum : x;
+            for (int second = 0; second < 2; second++, i++) {
+                const dilated *c = convolutions + i;
+                const int64_t memory = (c->taps - 1) * c->dilation;
+                lay_out(past[i], second ? middle : now, line, after[i], batch, time, memory, channels, 1, threads);
+                const job j = {0, c->bias, line, second ? now : 0, second ? sum : middle, batch, time, memory + time,
+                               channels, channels, c->taps, c->dilation, 1};
+                convolve_f32(c->weights, &j, c->vecs, threads);
+            }
+        }
+        if (branch == 0) memcpy(y, sum, count * sizeof(float));
+        else for (int64_t n = 0; n < count; n++) y[n] += sum[n];
+    }
+    for (int64_t n = 0; n < count; n++) y[n] /= branches;
+}
+
+typedef struct {
+    const float *depthwise, *depthwise_bias, *gain, *shift; /* depthwise [taps, channels] */
+    const float *wide, *wide_bias, *narrow, *gamma, *narrow_bias; /* narrow_bias: times gamma already */
+    int64_t taps, channels, hidden, wide_vecs, narrow_vecs;
+    float epsilon;
+} convnext;
+
+/* A ConvNeXt block: x and y [batch, time, channels], memory of taps - 1 rows. `scratch` holds batch x ((time + taps - 1)
+ * x channels + time x (channels + hidden)). */
+void convnext_block(const convnext *b, const float *x, const float *past, float *after, float *y, float *scratch,
+                    int64_t batch, int64_t time, int threads) {
+    const int64_t rows = batch * time, channels = b->channels, memory = b->taps - 1;
+    float *const line = scratch, *const normed = line + batch * (time + memory) * channels;
+    float *const wide = normed + rows * channels;
+    lay_out(past, x, line, after, batch, time, memory, channels, 0, threads);
+    convolve_depthwise(b->depthwise, b->depthwise_bias, line, normed, batch, time, channels, b->taps, threads);
+    for (int64_t row = 0; row < rows; row++) {
+        float *v = normed + row * channels;
+        double mean = 0, square = 0;
+        for (int64_t c = 0; c < channels; c++) mean += v[c];
+        mean /= channels;
+        for (int64_t c = 0; c < channels; c++) square += (v[c] - mean) * (v[c] - mean);
+        const float factor = 1.0f / sqrtf((float)(square / channels) + b->epsilon), centre = (float)mean;
+        for (int64_t c = 0; c < channels; c++) v[c] = (v[c] - centre) * factor * b->gain[c] + b->shift[c];
+    }
+    const job widen = {0, b->wide_bias, normed, 0, wide, 1, rows, rows, channels, b->hidden, 1, 1, 1};
+    convolve_f32(b->wide, &widen, b->wide_vecs, threads);
+    _Pragma("omp parallel for schedule(static) num_threads(threads) if (rows * b->hidden > WORTH / 16)")
+    for (int64_t row = 0; row < rows; row++) gelu_all(wide + row * b->hidden, wide + row * b->hidden, b->hidden);
+    const job narrow = {b->gamma, b->narrow_bias, wide, x, y, 1, rows, rows, b->hidden, channels, 1, 1, 1};
+    convolve_f32(b->narrow, &narrow, b->narrow_vecs, threads);
+}
+
 /* silu(a) * b of rows [a, b]: x [rows, 2 x width], y [rows, width]. */
 static void gate(const float *x, float *y, int64_t rows, int64_t width, int threads) {
     _Pragma("omp parallel for schedule(static) num_threads(threads) if (rows * width > WORTH / 16)")
@@ -141,7 +256,7 @@ static void gate(const float *x, float *y, int64_t rows, int64_t width, int thre
         float *out = y + row * width;
         for (int64_t i = 0; i < width; i += LANES) { /* width is a multiple of the lanes */
             const vec v = read_f32(a + i);
-            *(vec_u *)(out + i) = v / (1.0f + exponential(-v)) * read_f32(b + i);
+            *(vec_u *)(out + i) = silu(v) * read_f32(b + i);
         }
     }
 }
@@ -244,9 +359,9 @@ static void multiply(const matrix *m, int64_t kind, const float *x, const float 
     else convolve_i8(m->weights, &j, m->vecs, threads);
 }
 
-/* One transformer layer: x and y [batch, time, width]; the rest as in `attend`. `scratch` holds, for each row, 5 widths and 3
+/* One transformer layer: x and y [batch, time, width], which may be the same; the rest as in `attend`. `scratch` holds, for each row, 5 widths and 3
  * times the hidden width, and then the scores. */
-void transformer_layer(const layer *l, const float *x, const float *rotation, float *keys, float *values,
+static void transformer_layer(const layer *l, const float *x, const float *rotation, float *keys, float *values,
                        const int64_t *position, const int64_t *streams, float *y, float *scratch, int64_t batch,
                        int64_t time, int64_t slots, int64_t window, int threads) {
     const int64_t rows = batch * time, width = l->qkv.inputs, hidden = l->down.inputs;
@@ -261,4 +376,13 @@ void transformer_layer(const layer *l, const float *x, const float *rotation, fl
     multiply(&l->gates, l->kind, normed, 0, gates, rows, threads);
     gate(gates, gated, rows, hidden, threads);
     multiply(&l->down, l->kind, gated, middle, y, rows, threads);
+}
+
+/* Layers of one size, one after the other: `keys` and `values` hold each layer's cache. */
+void transformer_layers(const layer *const *layers, int64_t count, const float *x, const float *rotation, float *const *keys,
+                        float *const *values, const int64_t *position, const int64_t *streams, float *y, float *scratch,
+                        int64_t batch, int64_t time, int64_t slots, int64_t window, int threads) {
+    for (int64_t i = 0; i < count; i++, x = y)
+        transformer_layer(layers[i], x, rotation, keys[i], values[i], position, streams, y, scratch, batch, time, slots,
+                          window, threads);
 }

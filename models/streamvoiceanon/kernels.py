@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -51,13 +52,30 @@ class _Layer(ctypes.Structure):
     ]
 
 
+class _Dilated(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("weights", "bias")),
+        *((name, ctypes.c_int64) for name in ("vecs", "taps", "dilation")),
+    ]
+
+
+class _ConvNeXt(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("depthwise", "depthwise_bias", "gain", "shift")),
+        *((name, ctypes.c_void_p) for name in ("wide", "wide_bias", "narrow", "gamma", "narrow_bias")),
+        *((name, ctypes.c_int64) for name in ("taps", "channels", "hidden", "wide_vecs", "narrow_vecs")),
+        ("epsilon", ctypes.c_float),
+    ]
+
+
 _POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _SIGNATURES = {
     "convolve_f32": [_POINTER, _POINTER, _LONG, _INT],
     "convolve_i8": [_POINTER, _POINTER, _LONG, _INT],
-    "convolve_depthwise": [*[_POINTER] * 4, *[_LONG] * 4, _INT],
     "rms_norm": [*[_POINTER] * 3, _LONG, _LONG, ctypes.c_float],
-    "transformer_layer": [*[_POINTER] * 9, *[_LONG] * 4, _INT],
+    "residual_blocks": [_POINTER, _LONG, _LONG, *[_POINTER] * 5, *[_LONG] * 4, _INT],
+    "convnext_block": [*[_POINTER] * 6, _LONG, _LONG, _INT],
+    "transformer_layers": [_POINTER, _LONG, *[_POINTER] * 8, *[_LONG] * 4, _INT],
 }
 
 
@@ -142,39 +160,24 @@ def convolve(
     bias: Tensor | None,
     dilation: int = 1,
     stride: int = 1,
-    residual: Tensor | None = None,
 ) -> Tensor:
-    """Convolve x [B, time, inputs] without padding to [B, n, outputs]; adds `residual` of that shape."""
+    """Convolve x [B, time, inputs] without padding to [B, n, outputs]."""
     x = x.contiguous()
     batch, time_in, inputs = x.shape
     if inputs != weights.inputs:
         raise ValueError(f"{inputs} channels for weights of {weights.inputs}")
     time = (time_in - (weights.taps - 1) * dilation - 1) // stride + 1
     y = torch.empty(batch, time, weights.outputs)
-    if residual is not None:
-        residual = residual.expand_as(y).contiguous()
     job = _Job(
         _pointer(weights.scale),
         _pointer(bias),
         x.data_ptr(),
-        _pointer(residual),
+        None,
         y.data_ptr(),
         *(batch, time, time_in, inputs, weights.outputs, weights.taps, dilation, stride),
     )
     function = getattr(_loaded(), weights.function)
     function(weights.panels.data_ptr(), ctypes.byref(job), weights.vecs, torch.get_num_threads())
-    return y
-
-
-def convolve_depthwise(x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
-    """Convolve each channel of x [B, n + taps - 1, channels] with weights [taps, channels] to [B, n, channels]."""
-    x = x.contiguous()
-    batch, time_in, channels = x.shape
-    y = torch.empty(batch, time_in - len(weights) + 1, channels)
-    _loaded().convolve_depthwise(
-        *(weights.data_ptr(), bias.data_ptr(), x.data_ptr(), y.data_ptr()),
-        *(batch, y.shape[1], channels, len(weights), torch.get_num_threads()),
-    )
     return y
 
 
@@ -187,7 +190,7 @@ def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
 
 
 class PackedLayer:
-    """A transformer layer's weights as the kernels read them, and the one call that runs it."""
+    """A transformer layer's weights as the kernels read them."""
 
     def __init__(
         self,
@@ -208,9 +211,9 @@ class PackedLayer:
             if gain is not None:
                 scale = packed[i].scale
                 packed[i] = packed[i]._replace(scale=gain.detach().clone() if scale is None else scale * gain)
-        self.matrices = tuple(packed)
+        self.weights = tuple(packed)
         self.norms = tuple(norm.detach().clone() for norm in norms)
-        self._heads, self._hidden = heads, packed[3].inputs
+        self.heads, self.hidden = heads, packed[3].inputs
         self._layer = _Layer(
             *(_Matrix(m.panels.data_ptr(), _pointer(m.scale), m.vecs, m.inputs, m.outputs) for m in packed),
             *(norm.data_ptr() for norm in self.norms),
@@ -218,35 +221,107 @@ class PackedLayer:
             ("float32", "int8").index(kind),
             epsilon,
         )
-        self._reference = ctypes.byref(self._layer)
+        self.address = ctypes.addressof(self._layer)
 
-    def __call__(
-        self,
-        x: Tensor,
-        rotation: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        position: Tensor,
-        streams: Tensor | None,
-        window: int,
-    ) -> Tensor:
-        """Map x [B, n, width] to [B, n, width].
 
-        `rotation` is complex64 [B, n, 1, head width / 2]; `keys` and `values` [streams, heads, slots, head width] are
-        written in place, for batch row b in row `streams[b]` (None: b); `position` [B] counts what each stream has seen
-        before. A query sees the last `window` positions.
-        """
-        x = x.contiguous()
-        batch, time, width = x.shape
-        slots = keys.shape[2]
-        window = min(window, slots)
-        y = torch.empty_like(x)
-        room = batch * self._heads * -(-window // LANES) * LANES
-        scratch = torch.empty(batch * time * (5 * width + 3 * self._hidden) + room)
-        _loaded().transformer_layer(
-            self._reference,
-            *(x.data_ptr(), rotation.data_ptr(), keys.data_ptr(), values.data_ptr()),
-            *(position.data_ptr(), _pointer(streams), y.data_ptr(), scratch.data_ptr()),
-            *(batch, time, slots, window, torch.get_num_threads()),
+def run_layers(
+    layers: Sequence[PackedLayer],
+    x: Tensor,
+    rotation: Tensor,
+    caches: Sequence[tuple[Tensor, Tensor]],
+    position: Tensor,
+    streams: Tensor | None,
+    window: int,
+) -> Tensor:
+    """Map x [B, n, width] to [B, n, width] through layers of one size.
+
+    `rotation` is complex64 [B, n, 1, head width / 2]; each layer's keys and values in `caches` [streams, heads, slots,
+    head width] are written in place, for batch row b in row `streams[b]` (None: b); `position` [B] counts what each
+    stream has seen before. A query sees the last `window` positions.
+    """
+    x = x.contiguous()
+    batch, time, width = x.shape
+    slots = caches[0][0].shape[2]
+    window = min(window, slots)
+    y = torch.empty_like(x)
+    room = batch * layers[0].heads * -(-window // LANES) * LANES
+    scratch = torch.empty(batch * time * (5 * width + 3 * layers[0].hidden) + room)
+    _loaded().transformer_layers(
+        *(_pointers(layer.address for layer in layers), len(layers), x.data_ptr(), rotation.data_ptr()),
+        *(_pointers(keys.data_ptr() for keys, _ in caches), _pointers(values.data_ptr() for _, values in caches)),
+        *(position.data_ptr(), _pointer(streams), y.data_ptr(), scratch.data_ptr()),
+        *(batch, time, slots, window, torch.get_num_threads()),
+    )
+    return y
+
+
+def _pointers(addresses: Iterable[int]) -> ctypes.Array[ctypes.c_void_p]:
+    listed = list(addresses)
+    return (ctypes.c_void_p * len(listed))(*listed)
+
+
+class PackedResidualBlocks:
+    """The mean of residual blocks of dilated convolutions, each after a SiLU, in one call."""
+
+    def __init__(self, branches: Sequence[Sequence[tuple[PackedWeights, Tensor, int]]]) -> None:
+        """Take weights, bias and dilation of each branch's convolutions, in order; every second closes a residual."""
+        flat = [(weights, bias.detach().clone(), dilation) for branch in branches for weights, bias, dilation in branch]
+        self._biases = [bias for _, bias, _ in flat]
+        self._branches, self._pairs = len(branches), len(branches[0]) // 2
+        fields = ((w.panels.data_ptr(), bias.data_ptr(), w.vecs, w.taps, dilation) for w, bias, dilation in flat)
+        self._convolutions = (_Dilated * len(flat))(*(_Dilated(*values) for values in fields))
+        self._memories = [(weights.taps - 1) * dilation for weights, _, dilation in flat]
+        self.weights = tuple(weights for weights, _, _ in flat)
+
+    def __call__(self, x: Tensor, past: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Map x [B, n, channels] and each convolution's memory [B, (taps - 1) x dilation, channels] on."""
+        x, past = x.contiguous(), [memory.contiguous() for memory in past]
+        batch, time, channels = x.shape
+        after = [torch.empty_like(memory) for memory in past]
+        y, longest = torch.empty_like(x), max(self._memories)
+        scratch = torch.empty(3 * batch * (time + longest) * channels)
+        _loaded().residual_blocks(
+            *(self._convolutions, self._branches, self._pairs, x.data_ptr()),
+            *(_pointers(memory.data_ptr() for memory in past), _pointers(memory.data_ptr() for memory in after)),
+            *(y.data_ptr(), scratch.data_ptr(), batch, time, channels, longest, torch.get_num_threads()),
         )
-        return y
+        return y, after
+
+
+class PackedConvNeXt:
+    """A ConvNeXt block in one call."""
+
+    def __init__(
+        self,
+        depthwise: tuple[Tensor, Tensor],
+        norm: tuple[Tensor, Tensor, float],
+        wide: tuple[Tensor, Tensor],
+        narrow: tuple[Tensor, Tensor],
+        gamma: Tensor,
+    ) -> None:
+        """Pack the depthwise convolution [channels, taps], the normalization (gain, shift, epsilon) and the two linear
+        maps [outputs, inputs], each with its bias; `gamma` scales what the block adds to its input."""
+        kernel, (gain, shift, epsilon) = depthwise[0].detach().T.contiguous(), norm
+        self.weights = tuple(pack_weights(linear[0].unsqueeze(1), "float32") for linear in (wide, narrow))
+        up, down = self.weights
+        self._kept = [kernel, depthwise[1], gain, shift, wide[1], gamma, narrow[1] * gamma]
+        self._kept = [tensor.detach().clone() for tensor in self._kept]
+        *before, scaled, biased = (tensor.data_ptr() for tensor in self._kept)
+        self._block = _ConvNeXt(
+            *(*before[:4], up.panels.data_ptr(), before[4], down.panels.data_ptr(), scaled, biased),
+            *(len(kernel), up.inputs, up.outputs, up.vecs, down.vecs, epsilon),
+        )
+        self._reference = ctypes.byref(self._block)
+        self._taps, self._hidden = len(kernel), up.outputs
+
+    def __call__(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x [B, n, channels] and the memory [B, taps - 1, channels] on."""
+        x, past = x.contiguous(), past.contiguous()
+        batch, time, channels = x.shape
+        y, after = torch.empty_like(x), torch.empty_like(past)
+        scratch = torch.empty(batch * ((time + self._taps - 1) * channels + time * (channels + self._hidden)))
+        _loaded().convnext_block(
+            *(self._reference, x.data_ptr(), past.data_ptr(), after.data_ptr(), y.data_ptr(), scratch.data_ptr()),
+            *(batch, time, torch.get_num_threads()),
+        )
+        return y, after

@@ -344,11 +344,10 @@ def _own(network: nn.Module) -> None:
 
 
 def _weights(module: nn.Module) -> int:
-    packed = [value for value in vars(module).values() if isinstance(value, kernels.PackedWeights)]
-    for layer in vars(module).values():
-        packed += layer.matrices if isinstance(layer, kernels.PackedLayer) else ()
     own = sum(p.numel() for p in module.parameters(recurse=False))
-    return own + sum(weights.outputs * weights.taps * weights.inputs for weights in packed)
+    packed = vars(module).get("packed")
+    matrices = (packed,) if isinstance(packed, kernels.PackedWeights) else getattr(packed, "weights", ())
+    return own + sum(weights.outputs * weights.taps * weights.inputs for weights in matrices)
 
 
 def config_from_values(values: Mapping[str, Any]) -> Config:

@@ -6,6 +6,7 @@ the window (content encoder) or by the refill rule (acoustic language model).
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -230,10 +231,18 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor, cache: KeyValueCache, sight: Sight) -> Tensor:
         """Map [B, n, width] to [B, n, width]; writes the new keys and values into `cache`."""
-        if self.packed is not None:
-            return self.packed(x, sight.rotation, *cache, sight.position, sight.streams, sight.window)
         x = x + self.attention_layer_scale(self.attention(self.attention_norm(x), cache, sight))
         return x + self.ffn_layer_scale(self.feed_forward(self.ffn_norm(x)))
+
+
+def run_layers(layers: nn.ModuleList, x: Tensor, caches: Sequence[KeyValueCache], sight: Sight) -> Tensor:
+    """Map [B, n, width] to [B, n, width] through all layers; writes the new keys and values into their caches."""
+    packed = [layer.packed for layer in layers if isinstance(layer.packed, kernels.PackedLayer)]
+    if packed:
+        return kernels.run_layers(packed, x, sight.rotation, caches, sight.position, sight.streams, sight.window)
+    for layer, cache in zip(layers, caches, strict=True):
+        x = layer(x, cache, sight)
+    return x
 
 
 def new_caches(layers: nn.ModuleList, batch: int, slots: int, dtype: torch.dtype | None = None) -> tuple:
@@ -271,6 +280,4 @@ class WindowedTransformer(nn.Module):
         if x.shape[1] > chunk:
             raise ValueError(f"a chunk of {x.shape[1]} positions in a state made for {chunk}")
         sight = Sight(state, x.shape[1], self.window, self.freqs_cis)
-        for layer, cache in zip(self.layers, state.caches, strict=True):
-            x = layer(x, cache, sight)
-        return self.norm(x), state.moved(x.shape[1])
+        return self.norm(run_layers(self.layers, x, state.caches, sight)), state.moved(x.shape[1])

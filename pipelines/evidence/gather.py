@@ -10,10 +10,12 @@ from models.attackers import SpeakerBackend
 from models.emotion import CLASSES
 from pipelines.evidence.emotions import measure_emotions
 from pipelines.evidence.privacy import attack, infer_attributes
+from pipelines.evidence.semi_informed import Listening
 from pipelines.evidence.sound import measure_sound
 from pipelines.evidence.subgroups import measure_subgroups
 from pipelines.evidence.views import Views
 from pipelines.evidence.words import measure_words
+from pipelines.trials import OfficialTrials
 
 
 def gather_evidence(
@@ -24,15 +26,16 @@ def gather_evidence(
     subgroups: tuple[str, ...],
     language: str,
     seed: int,
-    semi_informed: SpeakerBackend | Literal["folds"] | None = None,
+    semi_informed: SpeakerBackend | Listening | Literal["folds"] | None = None,
+    official: OfficialTrials | None = None,
 ) -> Evidence:
     """Return all figures. `unusable` of `rows` input rows were set aside; `language` is that of rows naming none.
 
-    `attacker` and `semi_informed` are as in `privacy.attack`.
+    `attacker`, `semi_informed` and `official` are as in `privacy.attack`.
     """
     share = unusable / rows
     metrics = {"data.quarantined_fraction": Estimate(share, share, share, rows)}  # counted: the interval is a point
-    attacks, figures, notes = attack(views, attacker, seed, semi_informed)
+    attacks, figures, notes = attack(views, attacker, seed, semi_informed, official)
     metrics |= figures
     figures, chance = infer_attributes(views, subgroups, seed)
     metrics |= figures

@@ -4,52 +4,55 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from metrics.estimate import Estimate, distrust
 from metrics.inference import attribute_inference, inference_chance
 from metrics.linkability import linkability
 from metrics.singling_out import singling_out
-from metrics.trials import Trials, cosine_trials
+from metrics.trials import EnrolmentTrialSplit, Trials, cosine_trials
 from metrics.validity import attack_validity, session_overlap, training_gain, trial_numbers
 from metrics.verification import evaluate_verification
 from models.attackers import SpeakerBackend
-from pipelines.evidence.semi_informed import attack_in_folds, attack_with
+from pipelines.evidence.semi_informed import Listening, attack_by_listening, attack_in_folds, attack_with
+from pipelines.evidence.subgroups import attack_parts
 from pipelines.evidence.views import Views, stack
+from pipelines.trials import OfficialTrials, keep_listed
 
 Figures = dict[str, Estimate]
 Attacks = dict[str, Trials]
 
 
 def attack(
-    views: Views, attacker: pa.Table, seed: int, semi_informed: SpeakerBackend | Literal["folds"] | None = None
+    views: Views,
+    attacker: pa.Table,
+    seed: int,
+    semi_informed: SpeakerBackend | Listening | Literal["folds"] | None = None,
+    official: OfficialTrials | None = None,
 ) -> tuple[Attacks, Figures, list[str]]:
     """Return the trials of each scenario, their figures, and what a reader has to know.
 
     `attacker` holds `utt_id` and `embedding` of the enrolment half, anonymized by the attacker with a key of its own.
-    `semi_informed` is the back-end of an attacker trained on other people; "folds" trains it on the corpus itself, all
-    of which the table then holds; None leaves this attack out.
+    `semi_informed` is the back-end of an attacker trained on other people, or what its network heard; "folds" trains
+    it on the corpus itself, all of which the table then holds; None leaves this attack out. `official` says who is
+    compared with whom; where it is None, everybody is with everybody. Linkability and singling out look for a person
+    among all in either case.
     """
-    split = views.split(seed)
-    notes = []
-    taking_part = len(set(views.speakers)) - len(split.excluded_speakers)
-    if split.excluded_speakers:
+    split = views.split(seed, official)
+    speakers = np.unique(views.speakers, return_inverse=True)[1]  # codes: a trial carries two of them
+    known, tried = speakers[split.enrolment], speakers[split.trial]
+    notes = describe_split(views, split, seed, official)
+    shown = len(set(known.tolist()) & set(tried.tolist()))
+    if shown == 0 or len(set(known.tolist())) < 2:
         notes.append(
-            f"{len(split.excluded_speakers)} speakers have a single utterance, which cannot be known to the attacker "
-            "and tried at once; they take no part in the attack."
-        )
-    if taking_part < 2:
-        notes.append(
-            f"The attack needs at least two speakers with two utterances each, and this corpus has {taking_part}: "
+            f"The attack needs at least two speakers with two utterances each, and this corpus has {shown}: "
             "nothing is known about its privacy."
         )
         return {}, {}, notes
-    notes.append(
-        f"The attacker knows {len(split.enrolment)} utterances of {taking_part} speakers and tries to recognise these "
-        f"speakers in {len(split.trial)} others. Which are known is drawn for each speaker by a hash of the "
-        f"utterance's name (seed {seed})."
-    )
-    speakers = np.unique(views.speakers, return_inverse=True)[1]  # codes: a trial carries two of them
-    known, tried = speakers[split.enrolment], speakers[split.trial]
+    lists = {} if official is None else list_trials(views, split, official)
+    if official is not None and not lists:
+        notes.append(f"None of the lists of {official.source} can be tried: nothing is known about privacy.")
+        return {}, {}, notes
     original, after = stack(views.original, "embedding"), stack(views.anonymized, "embedding")[split.trial]
     own = dict(zip(attacker["utt_id"].to_pylist(), stack(attacker, "embedding"), strict=True))
     # An anonymizer that draws at random may fail where it did well before: then the attacker knows one utterance less.
@@ -68,6 +71,9 @@ def attack(
                 everybody = np.array([speaker_of[utt_id] for utt_id in own])
                 whole = np.stack(list(own.values()))
                 trained = attack_in_folds(whole, everybody, informed, informed_of, after, tried, seed)
+            elif isinstance(semi_informed, Listening):
+                names = [[views.utt_ids[row] for row in rows] for rows in (split.enrolment, split.trial)]
+                trained = attack_by_listening(semi_informed, names[0], known, names[1], tried)
             else:
                 trained = attack_with(semi_informed, informed, informed_of, after, tried)
             attacks["semi_informed"], reasons_of["semi_informed"] = trained.trials, trained.reasons
@@ -76,9 +82,13 @@ def attack(
             notes.append(f"The semi-informed attacker could not be trained: {fault}.")
     sessions = np.array([name or f"\0{row}" for row, name in enumerate(views.sessions)])
     shared = session_overlap(known, sessions[split.enrolment], tried, sessions[split.trial])
+    everybody_with_everybody = dict(attacks)
+    if lists:
+        any_list = np.logical_or.reduce(list(lists.values()))
+        attacks = {scenario: keep_listed(trials, any_list) for scenario, trials in attacks.items()}
     figures: Figures = {}
     for scenario, trials in attacks.items():
-        found, missing = measure_attack(scenario, trials, seed)
+        found, missing = measure_attack(scenario, trials, everybody_with_everybody[scenario], seed)
         if scenario == "unprotected":
             reasons = trial_numbers(trials)
         else:
@@ -88,7 +98,56 @@ def attack(
         reasons += shared + reasons_of.get(scenario, ())
         figures |= {name: distrust(figure, reasons) for name, figure in found.items()}
         notes += missing
+    if len(lists) > 1:
+        parts = {
+            scenario: {name: keep_listed(trials, listed) for name, listed in lists.items()}
+            for scenario, trials in everybody_with_everybody.items()
+        }
+        figures |= attack_parts("trials", sorted(lists), parts, seed)
     return attacks, figures, notes
+
+
+def describe_split(views: Views, split: EnrolmentTrialSplit, seed: int, official: OfficialTrials | None) -> list[str]:
+    """Say whom the attacker knows and whom it tries, and who takes no part."""
+    notes = []
+    if split.excluded_speakers:
+        notes.append(
+            f"{len(split.excluded_speakers)} speakers have a single utterance, which cannot be known to the attacker "
+            "and tried at once; they take no part in the attack."
+        )
+    taking_part = len({views.speakers[row] for row in split.enrolment})
+    known, tried = len(split.enrolment), len(split.trial)
+    if official is not None:
+        lost = len(official.lists) - sum(int(listed.sum()) for listed in list_trials(views, split, official).values())
+        notes.append(
+            f"Who is compared with whom is not drawn but given: {len(official.lists) - lost} trials of "
+            f"{official.source}, of {tried} utterances with {taking_part} speakers whom the attacker knows by {known} "
+            "others. Linkability and singling out look for each among all of these speakers."
+        )
+        if lost:
+            notes.append(f"{lost} of the {len(official.lists)} given trials are of recordings that could not be used.")
+    elif taking_part >= 2:
+        notes.append(
+            f"The attacker knows {known} utterances of {taking_part} speakers and tries to recognise these "
+            f"speakers in {tried} others. Which are known is drawn for each speaker by a hash of the "
+            f"utterance's name (seed {seed})."
+        )
+    return notes
+
+
+def list_trials(views: Views, split: EnrolmentTrialSplit, official: OfficialTrials) -> dict[str, NDArray[np.bool_]]:
+    """Return for each official list which speakers [S] it compares with which tried utterances [K].
+
+    Speakers are all of the views in sorted order, as trials code them. Lists of which nothing can be tried are left
+    out.
+    """
+    enrolled = {views.speakers[row] for row in split.enrolment}
+    names = sorted(set(views.speakers))
+    listed = official.listed(names, [views.utt_ids[row] for row in split.trial])
+    known = np.array([name in enrolled for name in names])
+    mated = np.array(names)[:, None] == np.array([views.speakers[row] for row in split.trial])[None, :]
+    matrices = {name: matrix & known[:, None] for name, matrix in listed.items()}
+    return {name: one for name, one in matrices.items() if (one & mated).any() and (one & ~mated).any()}
 
 
 def infer_attributes(views: Views, columns: tuple[str, ...], seed: int) -> tuple[Figures, dict[str, float]]:
@@ -112,14 +171,17 @@ def infer_attributes(views: Views, columns: tuple[str, ...], seed: int) -> tuple
     return figures, chance
 
 
-def measure_attack(scenario: str, trials: Trials, seed: int) -> tuple[Figures, list[str]]:
-    """Return the figures of one scenario, and a note for each criterion that its trials do not allow."""
+def measure_attack(scenario: str, trials: Trials, everybody: Trials, seed: int) -> tuple[Figures, list[str]]:
+    """Return the figures of one scenario, and a note for each criterion that its trials do not allow.
+
+    Verification is measured on `trials`, the criteria that look for one among many on `everybody` with everybody.
+    """
     prefix = f"privacy.{scenario}"
     figures = {f"{prefix}.{name}": figure for name, figure in evaluate_verification(trials, seed).items()}
     notes = []
     for criterion, measure in (("linkability", linkability), ("singling_out", singling_out)):
         try:
-            by_population = measure(trials, seed)
+            by_population = measure(everybody, seed)
         except ValueError as fault:
             notes.append(f"{criterion.replace('_', ' ').capitalize()} was not measured ({scenario}): {fault}.")
             continue

@@ -9,8 +9,11 @@ import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
+from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.dataset as pds
 from numpy.typing import NDArray
 
 from metrics.trials import Trials, cosine_trials, enrol_speakers, matrix_trials, unit_length
@@ -33,6 +36,45 @@ class SemiInformed:
     trials: Trials
     reasons: tuple[str, ...]
     note: str
+
+
+@dataclass(frozen=True, eq=False)
+class Listening:
+    """What an attacker of its own network heard: embeddings by utterance, as it anonymized them itself and as they
+    were released; and how it was trained, on whom and with which losses."""
+
+    known: dict[str, Rows]
+    released: dict[str, Rows]
+    speakers: int
+    utterances: int
+    losses: tuple[float, ...]
+
+
+def read_listening(folder: Path, speakers: int, utterances: int, losses: tuple[float, ...]) -> Listening:
+    """Read the views `attacker` and `released` of a network's table of embeddings."""
+    table = pds.dataset(folder, format="parquet").to_table(filter=pds.field("reason") == "")
+    views = {
+        view: {row["utt_id"]: np.array(row["embedding"], np.float32) for row in rows.to_pylist()}
+        for view in ("attacker", "released")
+        for rows in [table.filter(pc.equal(table["view"], view))]
+    }
+    return Listening(views["attacker"], views["released"], speakers, utterances, losses)
+
+
+def attack_by_listening(
+    listening: Listening, known: list[str], known_by: NDArray, tried: list[str], tried_by: NDArray
+) -> SemiInformed:
+    """Attack with a network of the attacker's own: utterances `known`, spoken by `known_by` [M], and `tried` [K]."""
+    heard = [row for row, utt_id in enumerate(known) if utt_id in listening.known]
+    enrolled = np.stack([listening.known[known[row]] for row in heard])
+    released = np.stack([listening.released[utt_id] for utt_id in tried])
+    note = (
+        f"The semi-informed attacker is a network that was trained on {listening.utterances} utterances of "
+        f"{listening.speakers} speakers of another corpus, anonymized by the same system; none of these speakers is "
+        "attacked."
+    )
+    trials = cosine_trials(enrolled, known_by[heard], released, tried_by)
+    return SemiInformed(trials, training_validity(listening.speakers, listening.losses), note)
 
 
 def attack_with(

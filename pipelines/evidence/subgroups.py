@@ -39,7 +39,8 @@ def measure_subgroups(
     if all(len(found) == 1 for found in value_of.values()):
         # trials carry speakers as their position among the sorted names
         subgroup_of: dict[Hashable, str] = {code: value_of[name][0] for code, name in enumerate(sorted(value_of))}
-        figures |= attack_subgroups(column, names, attacks, subgroup_of, seed)
+        parts = {scenario: within_subgroup_trials(trials, subgroup_of) for scenario, trials in attacks.items()}
+        figures |= attack_parts(column, names, parts, seed)
     else:
         notes.append(f"Speakers have more than one value of {column}, so the attack is not split by it.")
     kept = np.isin(values, names)
@@ -63,14 +64,14 @@ def measure_subgroups(
     return figures, notes
 
 
-def attack_subgroups(
-    column: str, names: list[str], attacks: dict[str, Trials], subgroup_of: dict[Hashable, str], seed: int
-) -> dict[str, Estimate]:
-    """Return the equal error rate of each attack among the members of each subgroup, trusted only where it may be."""
+def attack_parts(column: str, names: list[str], parts: dict[str, dict[str, Trials]], seed: int) -> dict[str, Estimate]:
+    """Return the equal error rate of each attack in each part of its trials, trusted only where it may be.
+
+    `parts` holds, for each scenario, the trials of the parts in `names`; a part may be missing.
+    """
     figures: dict[str, Estimate] = {}
     missing = Estimate(math.nan, math.nan, math.nan, 0, False, ("Too few speakers of this subgroup were attacked.",))
-    for scenario, trials in attacks.items():  # the unprotected attack comes first: it says how strong the attacker is
-        within = within_subgroup_trials(trials, subgroup_of)
+    for scenario, within in parts.items():  # the unprotected attack comes first: it says how strong the attacker is
         for name in names:
             metric = f"subgroup.{column}.{name}.privacy.{scenario}.eer"
             if name not in within:

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pds
 
 from metrics.trials import EnrolmentTrialSplit, split_enrolment_trial
+from pipelines.trials import OfficialTrials
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,11 @@ class Views:
         """Return a column of the index that was carried along."""
         return self.original[name].to_pylist()
 
-    def split(self, seed: int) -> EnrolmentTrialSplit:
-        """Return which rows the attacker knows and which are tried, recording sessions kept apart where named."""
+    def split(self, seed: int, official: OfficialTrials | None = None) -> EnrolmentTrialSplit:
+        """Return which rows the attacker knows and which are tried: as official trials have it, or else drawn, with
+        recording sessions kept apart where they are named."""
+        if official is not None:
+            return official.split(self.utt_ids, self.speakers)
         return split_enrolment_trial(self.utt_ids, self.speakers, seed, self.sessions)
 
     @property

@@ -244,6 +244,7 @@ def test_mlflow_has_the_run_with_its_decision(released: Released) -> None:
     client = MlflowClient(f"sqlite:///{released.output / 'mlflow.db'}")
     run = client.get_run(released.result["mlflow_run_id"])
     assert run.data.tags["decision"] == "release"
+    assert run.data.tags["released_to"] == released.result["paths"]["released"]
     assert (
         run.data.metrics["privacy.lazy_informed.eer"]
         == released.result["metrics"]["privacy.lazy_informed.eer"]["value"]

@@ -1,10 +1,8 @@
 """Every figure has a name, a meaning and a sentence."""
 
-import math
-
 import pytest
 
-from governance.catalogue import describe, nearest, singling_out_chance, written, written_range
+from governance.catalogue import describe, nearest, written, written_range
 
 
 @pytest.mark.parametrize(
@@ -73,7 +71,6 @@ def test_chance_follows_from_the_name() -> None:
     assert describe("privacy.ignorant.linkability.20").chance == 0.05
     assert describe("privacy.ignorant.singling_out.2").chance == 0.5
     assert describe("utility.wer.original").chance is None
-    assert singling_out_chance(1_000_000) == pytest.approx(math.exp(-1), abs=1e-6)
 
 
 def test_a_strong_attacker_on_original_speech_is_what_one_wants() -> None:

@@ -8,8 +8,9 @@ from legal_eval.io import ScoreMatrix
 from legal_eval.metrics import linkability_naive, score_conversations
 from scipy.stats import beta
 
-from metrics.linkability import linkability, linkability_chance
-from metrics.singling_out import singling_out, singling_out_chance, split_utterances
+from metrics.chance import linkability_chance, singling_out_chance
+from metrics.linkability import linkability
+from metrics.singling_out import singling_out, split_utterances
 from metrics.trials import Trials, cosine_trials, matrix_trials, score_matrix
 
 

@@ -1,5 +1,6 @@
 """The attacker's back-end learns which directions of an embedding an anonymizer varies, and is kept without pickle."""
 
+import json
 import pickle
 from pathlib import Path
 
@@ -52,6 +53,14 @@ def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert (loaded.speakers, loaded.utterances, loaded.metadata) == (5, 40, {"profile": "embedded"})
 
 
+def test_equal_back_ends_are_equal_files(tmp_path: Path) -> None:
+    """Ten files: two entries of metadata that stood in any order would differ in one of them almost surely."""
+    metadata = {name: name for name in ("anonymizer", "digest", "profile")}
+    for number in range(10):
+        train_backend(*masked_voices(5, seed=1), metadata).save(tmp_path / f"{number}.safetensors")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_other_files_are_refused_and_a_pickle_is_never_run(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[Path]]:
@@ -59,7 +68,8 @@ def test_other_files_are_refused_and_a_pickle_is_never_run(tmp_path: Path) -> No
 
     path = tmp_path / "backend.safetensors"
     good = {"mean": np.zeros(2, np.float32), "projection": np.eye(2, dtype=np.float32)}
-    counts = {"format": "voxveil speaker back-end 1", "speakers": "2", "utterances": "4"}
+    described = {"format": "voxveil speaker back-end 2", "speakers": 2, "utterances": 4, "metadata": {}}
+    counts = {"back_end": json.dumps(described)}
     path.write_bytes(pickle.dumps(Trap()))
     with pytest.raises(ValueError, match="not a safetensors file"):
         SpeakerBackend.load(path)

@@ -14,13 +14,17 @@ import torch
 from tiny_models import wav2vec2_emotion
 
 from models.emotion import CLASSES, EmotionHead, SpeechBrainEmotion, canonical
-from models.registry import PROFILES, resolve
+from models.registry import KNOWN, PROFILES, resolve
 from models.whisper import Whisper, frame_statistics
 
 
 @pytest.fixture(scope="module")
 def head() -> EmotionHead:
     return EmotionHead.load(resolve(PROFILES["embedded"]["emotion"]).path)
+
+
+def test_the_embedded_head_was_trained_on_the_whisper_that_the_profile_pins(head: EmotionHead) -> None:
+    assert head.metadata["whisper_sha256"] == KNOWN[PROFILES["embedded"]["whisper"]].digests["model.bin"]
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
 from operators.schema import InputError
-from pipelines.survey import survey_index
+from pipelines.survey import located, survey_index
 
 AUDIO = {"bytes": b"x", "path": None}
 
@@ -81,3 +82,27 @@ def test_an_index_without_rows_says_so(tmp_path: Path, write_index: Any) -> None
     pq.write_table(full.slice(0, 0), tmp_path / "i.parquet")
     with pytest.raises(InputError, match="has no rows"):
         survey_index(str(tmp_path / "i.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "path", "expected"),
+    [
+        ("/data/index.parquet", "/data", "/data"),
+        ("file:///data/index.parquet", "/data", "file:///data"),
+        ("s3://bucket/a/b.parquet", "bucket/a", "s3://bucket/a"),
+        ("s3://key:se%2Fcret@bucket/a/b?region=eu-west-1", "bucket/a", "s3://key:se%2Fcret@bucket/a?region=eu-west-1"),
+        ("hdfs://host:9000/a/b", "/a", "hdfs://host:9000/a"),
+    ],
+)
+def test_a_place_on_an_index_s_file_system_keeps_its_credentials_and_options(
+    uri: str, path: str, expected: str
+) -> None:
+    assert located(uri, path) == expected
+
+
+def test_an_index_with_a_space_in_its_uri_is_read(tmp_path: Path, write_index: Any) -> None:
+    (tmp_path / "two words").mkdir()
+    index = write_index(tmp_path / "two words" / "i.parquet", [row("a")])
+    survey = survey_index(index.as_uri())
+    assert survey.rows == 1
+    assert pyarrow.fs.FileSystem.from_uri(survey.folder)[1] == str(tmp_path / "two words")

@@ -187,8 +187,8 @@ def test_the_commands_build_and_list(index: Path, tmp_path: Path, tiny_model: St
 
 def test_the_commands_say_what_is_wrong(tmp_path: Path) -> None:
     listed = CliRunner().invoke(voices_app, ["list", str(tmp_path / "absent.parquet")])
-    assert listed.exit_code == 1
+    assert listed.exit_code == 2
     assert "no voice bank at" in listed.output
     converted = CliRunner().invoke(model_app, ["convert", str(tmp_path), str(tmp_path / "out")])
-    assert converted.exit_code == 1
+    assert converted.exit_code == 2
     assert "dual_ar_delay_0_8.pth (acoustic_lm) is missing" in converted.output

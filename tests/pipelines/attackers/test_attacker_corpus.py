@@ -4,16 +4,26 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from operators.cut import Cut, count_pieces
+from operators.decode import object_array
 from operators.schema import InputError
 from pipelines.anonymize import anonymizer_used
-from pipelines.attacker import attacker_digest, recording_digests, refuse_shared_recordings, survey_training
+from pipelines.attacker import attacker_digest
 from pipelines.attacker_cli import attacker_app
+from pipelines.attacker_corpus import (
+    Recording,
+    read_recordings,
+    recorded_once,
+    refuse_shared_recordings,
+    survey_training,
+)
 from pipelines.config import Job
 from pipelines.release import plan_job
 from pipelines.survey import survey_index
@@ -41,54 +51,75 @@ def test_the_overlap_is_refused_before_anything_runs(index: str, tmp_path: Path)
 def test_a_corpus_that_shows_no_voice_twice_is_refused(tmp_path: Path, few_rows: Any, write_index: Any) -> None:
     alone = str(write_index(tmp_path / "alone.parquet", few_rows(4, 1)))
     with pytest.raises(InputError, match="fewer than two speakers with two utterances"):
-        survey_training(alone, attacked=())
+        read_recordings(alone, survey_training(alone, attacked=()))
+
+
+def test_a_corpus_of_one_speaker_is_refused_before_anything_runs(
+    tmp_path: Path, few_rows: Any, write_index: Any
+) -> None:
+    with pytest.raises(InputError, match="has 1 speakers; training needs two at least"):
+        survey_training(str(write_index(tmp_path / "one.parquet", few_rows(1, 2))), attacked=())
 
 
 def test_recordings_under_other_names_are_refused(index: str, tmp_path: Path) -> None:
     """The parts of the attacked corpus carry the digest of what they were made from."""
-    digests = recording_digests(index, survey_index(index))
+    digests = [recording.digest for recording in read_recordings(index, survey_index(index)).values()]
     parts = tmp_path / "anonymized"
     parts.mkdir()
-    pq.write_table(pa.table({"audio_digest": ["0" * 64, next(iter(digests.values()))]}), parts / "a.parquet")
+    pq.write_table(pa.table({"audio_digest": ["0" * 64, digests[0]]}), parts / "a.parquet")
     with pytest.raises(InputError, match="1 recordings are both"):
-        refuse_shared_recordings(digests.values(), parts)
+        refuse_shared_recordings(digests, parts)
     pq.write_table(pa.table({"audio_digest": ["0" * 64, ""]}), parts / "a.parquet")
-    refuse_shared_recordings(digests.values(), parts)
+    refuse_shared_recordings(digests, parts)
 
 
 def test_recordings_that_cannot_be_read_are_left_out(tmp_path: Path, few_rows: Any, write_index: Any) -> None:
     rows = few_rows(2, 2)
     outside = rows[0] | {"utt_id": "outside", "audio": {"bytes": None, "path": "../secret.flac"}}
     (tmp_path / "secret.flac").write_bytes(rows[0]["audio"]["bytes"])
+    noise = rows[0] | {"utt_id": "noise", "audio": {"bytes": b"no sound", "path": None}}
     nobody = rows[0] | {"utt_id": "nobody", "speaker_id": None}
-    index = str(write_index(tmp_path / "corpus.parquet", [*rows, outside, nobody]))
-    assert set(recording_digests(index, survey_index(index))) == {row["utt_id"] for row in rows}
+    index = str(write_index(tmp_path / "corpus.parquet", [*rows, outside, noise, nobody]))
+    assert set(read_recordings(index, survey_index(index))) == {row["utt_id"] for row in rows}
 
 
 def test_an_attacker_is_kept_under_everything_that_makes_it(index: str, tmp_path: Path) -> None:
     job = Job(index=index, name="x", output=tmp_path)
-    recordings, speakers = {"a": "1", "b": "2"}, {"a": "anna", "b": "bert"}
+    recordings = {"a": Recording("anna", "1", 2.0), "b": Recording("bert", "2", 2.0)}
     digests = [
-        digest(job, recordings, speakers),
-        digest(job.model_copy(update={"anonymizer": "identity"}), recordings, speakers),
-        digest(job.model_copy(update={"voice_level": "speaker"}), recordings, speakers),
-        digest(job.model_copy(update={"sample_rate": 8_000}), recordings, speakers),
-        digest(job, recordings | {"b": "3"}, speakers),
-        digest(job, recordings, speakers | {"b": "anna"}),
+        digest(job, recordings),
+        digest(job.model_copy(update={"anonymizer": "identity"}), recordings),
+        digest(job.model_copy(update={"voice_level": "speaker"}), recordings),
+        digest(job.model_copy(update={"sample_rate": 8_000}), recordings),
+        digest(job, recordings | {"b": Recording("bert", "3", 2.0)}),
+        digest(job, recordings | {"b": Recording("anna", "2", 2.0)}),
     ]
     assert len(set(digests)) == len(digests)
     other = job.model_copy(update={"name": "y", "index": "elsewhere.parquet", "seed": 7})
-    assert digest(other, recordings, speakers) == digests[0]
+    assert digest(other, recordings) == digests[0]
+    assert digest(job, dict(reversed(recordings.items()))) == digests[0]
 
 
-def test_the_order_of_a_corpus_changes_nothing(index: str, tmp_path: Path) -> None:
-    job = Job(index=index, name="x", output=tmp_path)
-    forwards = digest(job, {"a": "1", "b": "2"}, {"a": "s", "b": "t"})
-    assert digest(job, {"b": "2", "a": "1"}, {"b": "t", "a": "s"}) == forwards
+def digest(job: Job, recordings: dict[str, Recording]) -> str:
+    return attacker_digest(job, anonymizer_used(job), recordings)
 
 
-def digest(job: Job, recordings: dict[str, str], speakers: dict[str, str]) -> str:
-    return attacker_digest(job, anonymizer_used(job), recordings, speakers)
+def test_only_a_speakers_only_recording_is_cut() -> None:
+    """Pieces have a voice each, as utterances have: so people who recorded once show how a voice varies."""
+    once, twice = Recording("once", "1", 7.0), Recording("twice", "2", 7.0)
+    recordings = {"a": once, "b": twice, "c": twice}
+    assert recorded_once(recordings) == {"a"}
+    names = np.array(["a", "b", "broken"], dtype=object)
+    waves = object_array([np.arange(7, dtype=np.float32)] * 3)
+    batch = {"utt_id": names, "speaker_id": names, "wave": waves, "reason": np.array(["", "", "silent"], dtype=object)}
+    cut = Cut(frozenset({"a", "broken"}), sample_rate=1)(batch)
+    assert cut["utt_id"].tolist() == ["a#0", "a#1", "b", "broken"]
+    assert cut["speaker_id"].tolist() == ["a", "a", "b", "broken"]
+    np.testing.assert_array_equal(np.concatenate(cut["wave"][:2].tolist()), waves[0])
+
+
+def test_recordings_are_cut_into_four_pieces_of_three_seconds_at_most() -> None:
+    assert [count_pieces(seconds) for seconds in (0.5, 5.9, 6.0, 12.0, 100.0)] == [1, 1, 2, 4, 4]
 
 
 @pytest.mark.parametrize(

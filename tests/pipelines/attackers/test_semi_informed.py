@@ -7,7 +7,15 @@ from metrics.trials import split_enrolment_trial
 from metrics.verification import evaluate_verification
 from models.attackers import SpeakerBackend, train_backend
 from pipelines.evidence import semi_informed
-from pipelines.evidence.semi_informed import MANY_SPEAKERS, SemiInformed, attack_in_folds, attack_with, deal_folds
+from pipelines.evidence.semi_informed import (
+    MANY_SPEAKERS,
+    Listening,
+    SemiInformed,
+    attack_by_listening,
+    attack_in_folds,
+    attack_with,
+    deal_folds,
+)
 
 UTTERANCES = 6
 
@@ -105,3 +113,26 @@ def test_an_attacker_of_another_corpus_says_what_it_was_trained_on() -> None:
     result = attack_with(backend, own[::2], names[::2], released[1::2], names[1::2])
     assert result.reasons == ()
     assert "180 utterances of 30 speakers" in result.note
+
+
+@pytest.mark.parametrize(
+    ("speakers", "losses", "reason"),
+    [
+        (30, (3.0, 2.0, 1.0), None),
+        (30, (2.0, 1.0, 2.0), "training loss did not fall"),
+        (30, (2.0, float("nan")), "training broke down"),
+        (8, (3.0, 1.0), "trained on 8 speakers; at least 20"),
+    ],
+)
+def test_a_network_whose_training_failed_is_not_trusted(
+    speakers: int, losses: tuple[float, ...], reason: str | None
+) -> None:
+    own, released, names = corpus(6, voice=2.0)
+    ids = [f"u{row}" for row in range(len(names))]
+    known = dict(zip(ids[1::2], own[1::2], strict=True))  # one of those it was to enrol it could not anonymize
+    del known["u1"]
+    heard = Listening(known, dict(zip(ids, released, strict=True)), speakers, 90, losses)
+    result = attack_by_listening(heard, ids[1::2], names[1::2], ids[::2], names[::2])
+    assert "a network that was trained on 90 utterances" in result.note
+    assert [reason in given for given in result.reasons] == ([] if reason is None else [True])
+    assert evaluate_verification(result.trials, 0, draws=2)["eer"].value < 0.02

@@ -1,0 +1,184 @@
+"""Pre-training: each learned network from random weights, one after the other, into one model folder.
+
+    content -> codec -> lm (which is trained on the codes of the other two)
+
+<output>/<name>/model/                what `--model` takes; networks that were not trained yet are random
+<output>/<name>/pretrain/<stage>/     prepared/  training/
+"""
+
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from governance.tracking import tracking_uri
+from governance.training_record import TrainingRecord
+from models import registry
+from operators.codes import ComputeCodes, CountFrames
+from operators.encode import Encode
+from operators.schema import AUDIO_TYPE, InputError
+from operators.teach import TEACHERS, Teach
+from pipelines.cluster import ray_session
+from pipelines.finetune import STEP, codes_columns, flat, say_progress
+from pipelines.survey import survey_index
+from pipelines.training.codes_feed import CodesFeed, PairSettings
+from pipelines.training.model_folder import Base, fresh_base, read_base, write_model
+from pipelines.training.prepared import Prepared, Recipe, prepare
+from pipelines.training.pretrain_job import NETWORKS, PretrainJob, Stage
+from pipelines.training.run_folder import begin, training_digest
+
+if TYPE_CHECKING:
+    from models.streamvoiceanon.training.task import Task
+    from pipelines.progress import Track
+    from pipelines.training.feed import Feed
+    from pipelines.training.loop import Ending
+
+TEACHER = "whisper"
+
+
+def pretrain(stage: Stage, job: PretrainJob, resume: bool, track: "Track") -> "Ending":
+    """Prepare the speech, train one network, and put its best weights into the model folder. Raises InputError.
+
+    Where the loss became NaN the model folder stays as it was.
+    """
+    from pipelines.training.ray_train import train_on_ray
+
+    base = base_of(stage, job)
+    with ray_session():
+        prepared = prepare_stage(stage, job, base, track)
+        folder = job.folder(stage) / "training"
+        description = {
+            **job.model_dump(mode="json", exclude={"index", "name", "output", "workers", "gpus"}),
+            "stage": stage,
+            "fingerprint": prepared.fingerprint,
+            "model": prepared.recipe.model,
+        }
+        begun = begin(folder, description, resume, f"voxveil pretrain {stage}")
+        track.begin(STEP, job.training.steps, begun.step)
+        with TrainingRecord(tracking_uri(job.output), job.name, begun.training_id, f"pretrain {stage}") as record:
+            record.parameters(flat(description))
+
+            def watch(lines: list[dict[str, float]]) -> None:
+                say_progress([line for line in lines if line["step"] > begun.step], track)
+                record.lines(lines)
+
+            ending = train_on_ray(build_stage, {"stage": stage, "job": job}, job.training, folder, watch)
+            record.ended(ending.ended)
+    if ending.ended != "not finite":
+        put_into_model(stage, job, base, training_digest(description))
+        track.say(f"the {NETWORKS[stage]} of step {ending.best_step} is in {job.model}")
+    return ending
+
+
+def base_of(stage: Stage, job: PretrainJob) -> Base:
+    """Return the model folder as it is, or random weights. Raises InputError where the sizes changed meanwhile.
+
+    The language model learns the codes of the other two networks, so these must have been trained before.
+    """
+    sizes = job.sizes()
+    if not job.model.exists():
+        base = fresh_base(sizes, job.training.seed, job.speaker_encoders)
+    else:
+        base = read_base(str(job.model))
+        if base.config != sizes:
+            raise InputError(f"{job.model} has other sizes than the shape: use another name, or delete it")
+    untrained = [other for other, name in NETWORKS.items() if other != "lm" and name not in base.sources]
+    if stage == "lm" and untrained:
+        raise InputError(
+            f"the language model learns codes, and what makes them is not trained yet in {job.model}: run "
+            + " and ".join(f"`voxveil pretrain {other}`" for other in untrained)
+        )
+    return base
+
+
+def prepare_stage(stage: Stage, job: PretrainJob, base: Base, track: "Track") -> Prepared:
+    """Compute once what a stage trains on, inside a running Ray session."""
+    survey = survey_index(job.index)
+    frames, device = base.config.frames, "cuda" if job.gpus else "cpu"
+    rates = {"sample_rate": frames.sample_rate, "frame_rate": 1.0 / frames.seconds}
+    teacher, model = "none", "none"
+    steps: list[Any]
+    if stage == "lm":
+        steps, columns, model = (
+            [(ComputeCodes, {"model": str(base.folder), "device": device})],
+            codes_columns(),
+            codes_digest(base),
+        )
+    else:
+        steps, columns = [(CountFrames, {"frame_samples": frames.samples})], {"frames": pa.int32()}
+        if stage == "content":
+            weights = TEACHERS[TEACHER].weights or ""
+            teacher = f"{TEACHER} {registry.resolve(weights).digests['model.bin']}"
+            steps.append((Teach, {"teacher": TEACHER, "weights": weights, "device": device, **rates}))
+            columns |= {"teacher": pa.list_(pa.float32()), "teacher_width": pa.int32()}
+        steps.append((Encode, {"sample_rate": frames.sample_rate}))
+        columns |= {"audio": AUDIO_TYPE}
+    recipe = Recipe(survey.digest, model, teacher, **rates, min_seconds=job.min_seconds, max_seconds=job.max_seconds)
+    folder = job.folder(stage) / "prepared"
+    prepared = prepare(folder, recipe, survey, None, steps, columns, job.workers, job.gpus, track)
+    track.say(prepared.told())
+    return prepared
+
+
+def codes_digest(base: Base) -> str:
+    """Return what the codes of a model folder depend on: the trainings of its content encoder and codec."""
+    return "+".join(base.sources[NETWORKS[stage]] for stage in ("content", "codec"))
+
+
+def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
+    """Return what a worker trains, and on what. Raises InputError."""
+    from models.streamvoiceanon.training.codec import CodecTask, CodecTaskConfig
+    from models.streamvoiceanon.training.content import ContentTask, ContentTaskConfig
+    from models.streamvoiceanon.training.initial import fresh_networks
+    from models.streamvoiceanon.training.language_model import LanguageModelTask
+    from pipelines.training.waves_feed import WavesFeed
+
+    sizes, settings = job.sizes(), job.training
+    parts = job.folder(stage) / "prepared" / "parts"
+    network: Any = fresh_networks(sizes, settings.seed)[NETWORKS[stage]]
+    if stage == "lm":
+        pairs = PairSettings(
+            pairing="speaker",
+            validation_pairing="speaker",
+            known=None,
+            prompt_frames=max(1, int(job.prompt_seconds / sizes.frames.seconds)),
+            validation_share=job.validation_share,
+            validation_pairs=job.validation_items,
+            seed=settings.seed,
+        )
+        return LanguageModelTask(network), CodesFeed(parts, pairs, settings.batch_size, teacher=False)
+    crop = max(1, round(job.crop_seconds / sizes.frames.seconds))
+    feed = WavesFeed(
+        parts,
+        sizes.frames.samples,
+        crop,
+        settings.batch_size,
+        stage == "content",
+        job.validation_share,
+        job.validation_items,
+        settings.seed,
+    )
+    if stage == "codec":
+        config = CodecTaskConfig(adversarial_weight=job.adversarial_weight, seed=settings.seed)
+        return CodecTask(network, sizes.frames, config), feed
+    width = feed.item(feed.training[0], 0, 1)["teacher"].shape[1]
+    return ContentTask(network, sizes.frames, ContentTaskConfig(width, seed=settings.seed)), feed
+
+
+def put_into_model(stage: Stage, job: PretrainJob, base: Base, training: str) -> None:
+    """Replace one network of the model folder by the best weights of its training; the folder changes at once."""
+    from pipelines.training.checkpoints import load_best
+
+    task, _ = build_stage(stage, job)
+    load_best(job.folder(stage) / "training", {name: task.players[name] for name in task.exported})
+    partial = job.model.with_name(f".{job.model.name}-{uuid.uuid4().hex}")
+    write_model(partial, base, task.export(), base.sources | {NETWORKS[stage]: training})
+    if job.model.exists():
+        former = Path(f"{partial}-former")
+        job.model.replace(former)
+        partial.replace(job.model)
+        shutil.rmtree(former)
+    else:
+        partial.replace(job.model)

@@ -1,0 +1,57 @@
+"""Models of MLflow's registry as an anonymizer's weights: `models:/name/version` or `models:/name@alias`."""
+
+import tempfile
+from pathlib import Path
+from urllib.parse import quote
+
+from governance.tracking import open_client, patience, told_in_one_line, tracking_uri
+from operators.schema import InputError
+from pipelines.config import Job
+
+SCHEME = "models:/"
+DOWNLOAD = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "120", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+
+
+def with_local_model(job: Job) -> Job:
+    """Return the job with its registered model, if it names one, downloaded below the output folder.
+
+    An alias is resolved once, here, so that a run and its resumption use one version. The folder is named after model
+    and version, lies where all workers reach it, and is downloaded once. Raises InputError where there is no such
+    version, TrackingUnavailable where MLflow does not answer.
+    """
+    if not (job.model and job.model.startswith(SCHEME)):
+        return job
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri(job.output)
+    name, version = read_uri(job.model)
+    missing = None
+    with told_in_one_line(uri), patience(DOWNLOAD):
+        client = open_client(uri)
+        try:
+            if version.startswith("@"):
+                version = str(client.get_model_version_by_alias(name, version[1:]).version)
+            source = client.get_model_version_download_uri(name, version)
+        except MlflowException as fault:
+            if fault.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            missing = fault.message
+        folder = job.output / "models" / quote(name, safe="") / version
+        if missing is None and not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+                Path(download_artifacts(source, dst_path=scratch, tracking_uri=uri)).rename(folder)
+    if missing is not None:
+        raise InputError(f"{job.model}: MLflow's registry has no such version: {missing}")
+    return job.model_copy(update={"model": str(folder)})
+
+
+def read_uri(uri: str) -> tuple[str, str]:
+    """Return the name, and the version or `@alias`, of a `models:/…` URI. Raises InputError."""
+    path = uri.removeprefix(SCHEME)
+    separator = "@" if "@" in path else "/"
+    name, _, version = path.rpartition(separator)
+    if not name or not version or (separator == "/" and not version.isdigit()):
+        raise InputError(f"{uri}: write models:/name/version or models:/name@alias")
+    return name, f"@{version}" if separator == "@" else version

@@ -1,0 +1,105 @@
+"""The configuration of a fine-tuning: one pydantic model, read from YAML, with few fields as options too."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from operators.schema import InputError
+from pipelines.config import Job, load_fields
+from pipelines.training.settings import Settings
+
+CONFIGS = Path(__file__).parent / "configs"
+SIZES = ("full", "mini", "smoke")
+LONGEST_SECONDS = 23.7  # 512 frames, which a voice's prompt may have
+
+
+class FinetuneJob(BaseModel):
+    """What to fine-tune on what, and how it is judged."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    index: str = Field(description="Index (Parquet file, folder or URI) with the columns speaker_id and emotion.")
+    name: str = Field(description="Name of the result: its folder, MLflow experiment and registered model.")
+    model: str = Field(description="The base: checkpoint folder, or Plachta/StreamVoiceAnon.")
+    output: Path = Field(
+        Path("voxveil-out"), validate_default=True, description="Folder under which everything is written."
+    )
+    pairing: Literal["emotional", "speaker"] = Field(
+        "emotional", description="Prompts: neutral speech for an emotional source, or any other of the speaker's."
+    )
+    teacher: Literal["whisper", "wav2vec2", "emotion2vec", "none"] = Field(
+        "whisper", description="Whose frame features the language model learns to hold; none: no distillation."
+    )
+    teacher_weights: str | None = Field(None, description="Weights of the teacher (file:, hf://); default: the usual.")
+    distillation: Literal["cosine", "mse"] = Field("cosine", description="Distance to the teacher's frames.")
+    distillation_weight: float = Field(1.0, ge=0, description="Weight of that distance in the loss.")
+    prompt_seconds: float = Field(8.0, gt=0, le=LONGEST_SECONDS, description="Prompts are cropped to this.")
+    min_seconds: float = Field(0.5, ge=0, description="Shorter utterances are left out.")
+    max_seconds: float = Field(20.0, gt=0, le=LONGEST_SECONDS, description="Longer utterances are left out.")
+    validation_share: float = Field(0.1, gt=0, lt=1, description="Share of speakers held out, one at least.")
+    validation_pairs: int = Field(64, ge=1, description="Pairs of held-out speakers that validation reads, at most.")
+    samples: int = Field(2, ge=0, description="Held-out sources that are spoken before and after, for people to hear.")
+    training: Settings = Field(description="The loop.")
+    evaluation_index: str | None = Field(None, description="Index to audit; default: the held-out speakers.")
+    voices: str | None = Field(None, description="Voice bank of the audits; default: neutral training speech.")
+    policy: str = Field("default", description="Policy whose privacy rules the result must meet.")
+    profile: Literal["embedded", "standard"] = Field("embedded", description="Auditors.")
+    alias: str = Field("approved", description="MLflow alias that the model gets when it passes.")
+    workers: int | None = Field(None, ge=1, description="Actors of the Ray Data passes at most.")
+    gpus: float = Field(0.0, ge=0, description="GPUs (or a fraction) for each actor of the Ray Data passes.")
+
+    @field_validator("name")
+    @classmethod
+    def name_is_plain(cls, name: str) -> str:
+        return Job.name_is_plain(name)
+
+    @field_validator("output")
+    @classmethod
+    def output_is_absolute(cls, output: Path) -> Path:
+        return absolute_output(output)
+
+    @field_validator("model")
+    @classmethod
+    def model_is_absolute(cls, model: str) -> str:
+        return absolute_folder(model)
+
+    @model_validator(mode="after")
+    def teacher_has_weights(self) -> Self:
+        if self.teacher == "emotion2vec" and self.teacher_weights is None:
+            raise ValueError("the teacher emotion2vec needs teacher_weights, such as file:/models/emotion2vec_base")
+        return self
+
+    @property
+    def device(self) -> str:
+        """Where the Ray Data passes compute."""
+        return "cuda" if self.gpus else "cpu"
+
+    @property
+    def folder(self) -> Path:
+        """The fine-tuning's own private folder."""
+        return self.output / self.name / "finetune"
+
+
+def absolute_output(output: Path) -> Path:
+    """Return the folder whatever the working directory of a worker is. Raises ValueError for a URI."""
+    return Job.output_is_a_folder(output).absolute()
+
+
+def absolute_folder(source: str) -> str:
+    """Return a checkpoint's source, a local folder whatever the working directory of a worker is."""
+    return str(Path(source).absolute()) if Path(source).is_dir() else source
+
+
+def load_finetune(config: str, **options: object) -> FinetuneJob:
+    """Return the job of a YAML file, or of a built-in size by its bare name. Raises InputError, one line."""
+    return load_fields(FinetuneJob, find_config(config, "finetune"), options, ("index", "model", "voices", "policy"))
+
+
+def find_config(config: str, kind: str) -> Path:
+    """Return the file that `config` names: a path, or the built-in configuration of a size. Raises InputError."""
+    if config in SIZES:
+        return CONFIGS / f"{kind}-{config}.yaml"
+    if not Path(config).suffix:
+        raise InputError(f"no configuration is called {config!r}: name a YAML file, or one of {', '.join(SIZES)}")
+    return Path(config)

@@ -1,0 +1,87 @@
+"""The configuration of a training from random weights: one pydantic model for the three networks."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from operators.schema import InputError
+from pipelines.config import Job, load_fields
+from pipelines.training.finetune_job import LONGEST_SECONDS, absolute_folder, absolute_output, find_config
+from pipelines.training.settings import Settings
+
+if TYPE_CHECKING:
+    from models.streamvoiceanon import Config
+
+Stage = Literal["content", "codec", "lm"]
+NETWORKS: dict[Stage, str] = {"content": "content_encoder", "codec": "codec", "lm": "acoustic_lm"}
+
+
+class PretrainJob(BaseModel):
+    """What to train from random weights, and on what."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    index: str = Field(description="Index (Parquet file, folder or URI) of speech by many people.")
+    name: str = Field(description="Name of the model: its folder and MLflow experiment.")
+    output: Path = Field(
+        Path("voxveil-out"), validate_default=True, description="Folder under which everything is written."
+    )
+    shape: str | dict[str, Any] = Field("mini", description="Sizes of all networks: full, mini, or a mapping of them.")
+    speaker_encoders: str | None = Field(
+        None, description="Checkpoint whose style and timbre encoders are used, where the shape has them."
+    )
+    crop_seconds: float = Field(1.5, gt=0, description="content, codec: length of what is heard at once.")
+    adversarial_weight: float = Field(0.0, ge=0, description="codec: weight of the discriminators; 0 trains without.")
+    prompt_seconds: float = Field(4.0, gt=0, le=LONGEST_SECONDS, description="lm: prompts are cropped to this.")
+    min_seconds: float = Field(0.5, ge=0, description="Shorter utterances are left out.")
+    max_seconds: float = Field(20.0, gt=0, le=LONGEST_SECONDS, description="Longer utterances are left out.")
+    validation_share: float = Field(0.05, gt=0, lt=1, description="Share of speakers held out, one at least.")
+    validation_items: int = Field(64, ge=1, description="Utterances that validation hears, at most.")
+    training: Settings = Field(description="The loop.")
+    workers: int | None = Field(None, ge=1, description="Actors of the Ray Data pass at most.")
+    gpus: float = Field(0.0, ge=0, description="GPUs (or a fraction) for each actor of the Ray Data pass.")
+
+    @field_validator("name")
+    @classmethod
+    def name_is_plain(cls, name: str) -> str:
+        return Job.name_is_plain(name)
+
+    @field_validator("output")
+    @classmethod
+    def output_is_absolute(cls, output: Path) -> Path:
+        return absolute_output(output)
+
+    @field_validator("speaker_encoders")
+    @classmethod
+    def encoders_are_absolute(cls, source: str | None) -> str | None:
+        return source and absolute_folder(source)
+
+    @property
+    def model(self) -> Path:
+        """The model folder that the three stages fill."""
+        return self.output / self.name / "model"
+
+    def folder(self, stage: Stage) -> Path:
+        """A stage's own private folder."""
+        return self.output / self.name / "pretrain" / stage
+
+    def sizes(self) -> "Config":
+        """Return the sizes of all networks. Raises InputError."""
+        from models.streamvoiceanon import CheckpointError
+        from models.streamvoiceanon.model import config_from_values
+        from models.streamvoiceanon.shapes import SHAPES
+
+        if isinstance(self.shape, str):
+            if self.shape not in SHAPES:
+                raise InputError(f"no shape is called {self.shape!r}; there are {', '.join(SHAPES)}")
+            return SHAPES[self.shape]
+        try:
+            return config_from_values(self.shape)
+        except CheckpointError as fault:
+            raise InputError(f"shape: {fault}") from None
+
+
+def load_pretrain(stage: Stage, config: str, **options: object) -> PretrainJob:
+    """Return the job of a YAML file, or of a built-in size by its bare name. Raises InputError, one line."""
+    return load_fields(PretrainJob, find_config(config, f"pretrain-{stage}"), options, ("index", "speaker_encoders"))

@@ -1,0 +1,72 @@
+"""The feed of the networks that hear speech: crops of prepared waves, with a teacher's frames where there is one."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from models.streamvoiceanon.training.audio import collate_waves
+from pipelines.training.feed import Batch, item_at
+from pipelines.training.pairs import split_speakers
+from pipelines.training.rows import Rows
+
+
+class WavesFeed:
+    """Batches of crops of `crop_frames` frames, at a place drawn for each; see `Feed`.
+
+    Validation hears the first `2 x crop_frames` frames of up to `validation_items` utterances of held-out speakers.
+    """
+
+    def __init__(
+        self,
+        parts: Path,
+        frame_samples: int,
+        crop_frames: int,
+        batch_size: int,
+        teacher: bool,
+        validation_share: float,
+        validation_items: int,
+        seed: int,
+    ) -> None:
+        self.rows = Rows(parts)
+        self.frame_samples, self.crop_frames, self.batch_size, self.seed = frame_samples, crop_frames, batch_size, seed
+        self.columns = ("audio", "teacher") if teacher else ("audio",)
+        spoken = self.rows.spoken.values()
+        training, held_out = split_speakers((row.speaker_id for row in spoken), validation_share, seed)
+        self.training = sorted(row.utt_id for row in spoken if row.speaker_id in training)
+        self.held_out = sorted(row.utt_id for row in spoken if row.speaker_id in held_out)[:validation_items]
+
+    def _places(self, number: int) -> list[tuple[int, str]]:
+        """Return (position, utterance) of each item of a training batch."""
+        positions = range(number * self.batch_size, (number + 1) * self.batch_size)
+        return [(place, self.training[item_at(place, len(self.training), self.seed)[1]]) for place in positions]
+
+    def names(self, number: int) -> list[str]:
+        return [name for _, name in self._places(number)]
+
+    def batch(self, number: int) -> Batch:
+        items = []
+        for place, name in self._places(number):
+            spare = max(0, self.rows.spoken[name].frames - self.crop_frames)
+            first = int(np.random.default_rng([self.seed, place, 1]).integers(0, spare + 1))
+            items.append(self.item(name, first, self.crop_frames))
+        return collate_waves(items, self.frame_samples)
+
+    def validation(self) -> list[Batch]:
+        groups = [self.held_out[n : n + self.batch_size] for n in range(0, len(self.held_out), self.batch_size)]
+        return [
+            collate_waves([self.item(name, 0, 2 * self.crop_frames) for name in group], self.frame_samples)
+            for group in groups
+        ]
+
+    def item(self, name: str, first: int, frames: int) -> dict[str, np.ndarray]:
+        """Return `frames` frames of an utterance from the frame `first` on, fewer where it ends before."""
+        row = self.rows.read(name, self.columns)
+        encoded = row["audio"].item()["bytes"]
+        wave, _ = soundfile.read(io.BytesIO(encoded), dtype="float32")
+        end = first + frames
+        item = {"wave": wave[first * self.frame_samples : end * self.frame_samples]}
+        if "teacher" in row:
+            item["teacher"] = row["teacher"].reshape(self.rows.spoken[name].frames, -1)[first:end]
+        return item
