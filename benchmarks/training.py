@@ -42,6 +42,7 @@ from models.whisper import Whisper
 
 SAMPLE = Path(__file__).parents[1] / "sample" / "english"
 HELD_OUT = 4  # speakers
+STEPS = {"content": 1_500, "codec": 5_000, "lm": 400}
 FRAME = MINI.frames.samples
 RATE = MINI.frames.sample_rate
 WHISPER = PROFILES["embedded"]["whisper"]
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("stage", choices=["content", "codec", "lm", "speed"])
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--speakers", type=int, default=20, help="how many to train on; 20 are 6.6 minutes of speech")
-    parser.add_argument("--steps", type=int)
+    parser.add_argument("--steps", type=int, help="0 measures what the folder holds")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--adversarial", type=float, default=0.0, help="weight of the codec's adversarial loss")
     options = parser.parse_args()
@@ -75,15 +76,16 @@ def main() -> None:
     seen = [utterance for utterance in utterances if utterance.speaker in heard]
     held_out = [utterance for utterance in utterances if utterance.speaker in unseen]
     began, spent = time.monotonic(), time.process_time()
+    steps = STEPS.get(options.stage, 0) if options.steps is None else options.steps
     print(f"{len(heard)} speakers, {sum(len(u.wave) for u in seen) / RATE / 60:.1f} minutes of speech to train on\n")
     if options.stage == "content":
-        prove_content(seen, held_out, options.output, options.steps or 1_500)
+        prove_content(seen, held_out, options.output, steps)
     elif options.stage == "codec":
-        prove_codec(seen, held_out, options.output, options.steps or 5_000, options.adversarial)
+        prove_codec(seen, held_out, options.output, steps, options.adversarial)
     elif options.stage == "speed":
         measure_speed(seen, options.output)
     else:
-        prove_language_model(seen, options.output, options.steps or 400)
+        prove_language_model(seen, options.output, steps)
     print(f"\n{time.monotonic() - began:.0f} s on the clock, {time.process_time() - spent:.0f} s of the processor")
 
 
