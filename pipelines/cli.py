@@ -125,7 +125,7 @@ def demo(
 
 
 @app.command(
-    epilog="Examples: `voxveil report voxveil-out/calls-2026`, `voxveil report voxveil-out/vpc --format vpc > vpc.tsv`"
+    epilog="Example: `voxveil report voxveil-out/calls-2026`; `voxveil report voxveil-out/vpc --format vpc > vpc.tsv`"
 )
 @told_in_one_line
 def report(

@@ -14,7 +14,7 @@ from models.streamvoiceanon.training.initial import fresh_networks
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-PROGRAM = re.compile(r"(?:[A-Z_]+=\S+ )*(?:voxveil|python|make|export|curl|cat|\.venv/bin/\w+)\s")
+PROGRAM = re.compile(r"(?:[A-Z_]+=\S+ )*(?:voxveil|python|make|export|curl|cat|for|\.venv/bin/\w+)\s")
 PROMPT = "$ "
 
 
@@ -50,7 +50,8 @@ def commands(page: Path) -> list[Command]:
     found = []
     for start, _, lines in fenced_blocks(page):
         for offset, line in enumerate(lines):
-            shown = line.startswith(PROMPT)
+            below = lines[offset + 1 : offset + 2]
+            shown = line.startswith(PROMPT) and bool(below) and not below[0].startswith(PROMPT)
             text = line.removeprefix(PROMPT)
             while text.endswith("\\"):
                 offset += 1
