@@ -153,6 +153,8 @@ def prepare_environment(settings: dict[str, Any], folder: str) -> None:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/met",
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
+        # Its own way, the fewest connections, is blind to those of its old process: a full replica would get all.
+        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "roundrobin",
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),

@@ -39,15 +39,28 @@ def test_a_wrong_field_is_named(content: object, place: str) -> None:
     assert str(wrong.value).startswith(f"serve.yaml: {place}: ")
 
 
-def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "serve.yaml").write_text("[]")
-    with pytest.raises(ConfigError, match="the file: must be a mapping of fields"):
-        read_config(tmp_path / "serve.yaml")
-
-
 def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
     (tmp_path / "serve.yaml").write_text("")
     assert parse_config(read_config(tmp_path / "serve.yaml")) == ServeConfig()
+
+
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "serve.yaml").write_text("- slots")
+    with pytest.raises(ConfigError, match="mapping"):
+        read_config(tmp_path / "serve.yaml")
+
+
+def test_paths_in_a_file_start_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "serve.yaml").write_text("anonymizer: streamvoiceanon\nmodel: weights\nvoices: hub/elsewhere\n")
+    settings = parse_config(read_config(tmp_path / "serve.yaml"))
+    assert settings.model == str((tmp_path / "weights").resolve())
+    assert settings.voices == "hub/elsewhere"
+
+
+def test_a_network_without_its_weights_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"serve\.yaml: streamvoiceanon needs a model and a voice bank"):
+        parse_config({"anonymizer": "streamvoiceanon"}, "serve.yaml")
 
 
 def test_the_cluster_file_names_the_application_and_holds_a_valid_configuration() -> None:
