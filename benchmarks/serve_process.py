@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from pipelines.serve_ray import free_port
+
 LATENCY_BUCKET = "voxveil_latency_seconds_bucket:"
 
 
@@ -19,9 +20,7 @@ class Server:
     """`voxveil serve` as a child process, with the processes that it starts."""
 
     def __init__(self, config: dict[str, object]) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.folder = tempfile.TemporaryDirectory(prefix="voxveil-bench-")
         path = Path(self.folder.name) / "serve.yaml"
         path.write_text(yaml.safe_dump(config))

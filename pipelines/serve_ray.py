@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -23,6 +24,7 @@ from pipelines.cluster import quieten_and_lock_ray, start_ray
 OBJECT_STORE_BYTES = 128 << 20  # audio never goes through it
 CPUS_BESIDE = 3  # Serve's controller and proxy take fractions that are never spent together
 ROUTES_WITHIN = 60.0  # seconds
+STEADY_PORTS = range(20_000, 32_768)
 RAY_ENDS_WITHIN = 5.0  # seconds that a Ray in pieces has to notice
 ADMIN_SOCKET = "ctl"
 LONGEST_FOLDER = 19  # characters: HAProxy takes 97 for its socket, and Serve puts a folder of 56 before it
@@ -220,7 +222,16 @@ def routed_replicas(admin: Path) -> int:
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port that nobody listens on now, and that nobody is given soon.
+
+    Seconds pass before HAProxy listens on it, in which Ray opens dozens of ports: hence none of those that the system
+    hands out by itself (from 32,768 on Linux) or that Ray gives its workers (below 20,000).
+    """
+    for port in random.SystemRandom().sample(STEADY_PORTS, 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+        return port
+    raise OSError(f"no port from {STEADY_PORTS[0]} to {STEADY_PORTS[-1]} is free")

@@ -4,7 +4,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ import typer
 from documented import PAGES, ROOT, Command, build_world, commands, files, inline_commands
 
 from pipelines.cli import app
+from pipelines.serve_ray import free_port
 
 # Commands that the suite cannot run, and what shows them instead.
 SHOWN_ELSEWHERE = {
@@ -25,6 +25,9 @@ SHOWN_ELSEWHERE = {
     "make setup": "`make test` depends on it",
     "voxveil model convert": "test_svanon_voices.py converts a folder laid out alike; the hub is out of reach",
     "voxveil attacker train --corpus corpora/others.parquet --anonymizer mcadams --network": "test_attacker_network.py",
+    "voxveil audit --index corpora/calls.parquet --name calls-2026 --policy strict --attacker models:": (
+        "test_attacker_training.py audits with the network that it has registered"
+    ),
     "voxveil finetune": "test_finetune.py, with the smoke size and the sample corpus",
     "voxveil pretrain": "test_finetune.py, with the smoke size and the sample corpus",
     "voxveil serve": "tests/serve/test_cluster.py and test_network.py: a server does not end by itself",
@@ -77,9 +80,7 @@ def test_a_command_is_run_here_or_shown_elsewhere(command: Command) -> None:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of somebody who may use a Ray cluster of one node, RAY_ADDRESS among it."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     environment = {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     ray = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port", port, "--num-cpus=2"]
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # the paths of its sockets must stay short

@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
+from pipelines.serve_ray import free_port
+
 ROOT = Path(__file__).parents[2]
 NOBODY = 65_534
 READY_WITHIN = 300.0  # seconds: a busy machine starts Ray slowly
@@ -26,9 +27,7 @@ class Command:
     """`voxveil serve` running as a child, with a folder of its own for its configuration and its temporary files."""
 
     def __init__(self, config: dict[str, Any], *options: str, folder: Path, unprivileged: bool = False) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         (folder / "serve.yaml").write_text(yaml.safe_dump(config))
         command = [sys.executable, "-m", "pipelines", "serve", "--config", str(folder / "serve.yaml")]
         command += ["--port", str(self.port), *options]
