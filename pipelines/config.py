@@ -7,9 +7,9 @@ import os
 import re
 import secrets
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from models.catalogue import AnonymizerSpec
 from operators.keys import MINIMUM_KEY_BYTES
@@ -18,11 +18,29 @@ from operators.schema import InputError
 Fields = TypeVar("Fields", bound=BaseModel)
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-
 # What only the audit reads: `voxveil anonymize` has no options for these.
 AUDIT_FIELDS = frozenset(
     {"profile", "policy", "attacker", "attacker_corpus", "trials", "subgroups", "language", "seed"}
 )
+
+
+def plain_name(name: str) -> str:
+    """Return a name that can be a folder and an experiment; raises ValueError."""
+    if not NAME_PATTERN.fullmatch(name):
+        raise ValueError("use letters, digits, dots, dashes and underscores, 64 at most, a letter or digit first")
+    return name
+
+
+def absolute_output(output: Path) -> Path:
+    """Return the folder as workers can use it, who have other working folders, on a cluster above all; raises
+    ValueError for a URI."""
+    if ":/" in str(output):
+        raise ValueError("a URI cannot be written to; name a folder that all workers share")
+    return output.absolute()
+
+
+Name = Annotated[str, AfterValidator(plain_name)]
+Output = Annotated[Path, AfterValidator(absolute_output)]
 
 
 class Job(BaseModel):
@@ -31,8 +49,8 @@ class Job(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     index: str = Field(description="Parquet file, folder or URI (s3://…) of the corpus.")
-    name: str = Field(description="Name of the dataset; also its MLflow experiment.")
-    output: Path = Field(
+    name: Name = Field(description="Name of the dataset; also its MLflow experiment.")
+    output: Output = Field(
         Path("voxveil-out"), validate_default=True, description="Folder under which everything is written."
     )
     anonymizer: str = Field(
@@ -77,20 +95,6 @@ class Job(BaseModel):
     seed: int = Field(0, description="Seed of the enrolment split and of the bootstrap.")
     workers: int | None = Field(None, ge=1, description="Actors at most; default: one a CPU core.")
     gpus: float = Field(0.0, ge=0, description="GPUs (or a fraction) for each actor.")
-
-    @field_validator("name")
-    @classmethod
-    def name_is_plain(cls, name: str) -> str:
-        if not NAME_PATTERN.fullmatch(name):
-            raise ValueError("use letters, digits, dots, dashes and underscores, 64 at most, a letter or digit first")
-        return name
-
-    @field_validator("output")
-    @classmethod
-    def output_is_a_folder(cls, output: Path) -> Path:
-        if ":/" in str(output):
-            raise ValueError("a URI cannot be written to; name a folder that all workers share")
-        return output.absolute()  # workers, on a cluster above all, have other working folders
 
     @field_validator("keep_columns", "subgroups", mode="before")
     @classmethod

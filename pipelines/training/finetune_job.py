@@ -1,17 +1,25 @@
 """The configuration of a fine-tuning: one pydantic model, read from YAML, with few fields as options too."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from operators.schema import InputError
-from pipelines.config import Job, load_fields
+from pipelines.config import Name, Output, load_fields
 from pipelines.training.settings import Settings
 
 CONFIGS = Path(__file__).parent / "configs"
 SIZES = ("full", "mini", "smoke")
 LONGEST_SECONDS = 23.7  # 512 frames, which a voice's prompt may have
+
+
+def absolute_folder(source: str) -> str:
+    """Return a checkpoint's source, a local folder whatever the working directory of a worker is."""
+    return str(Path(source).absolute()) if Path(source).is_dir() else source
+
+
+Source = Annotated[str, AfterValidator(absolute_folder)]
 
 
 class FinetuneJob(BaseModel):
@@ -20,9 +28,9 @@ class FinetuneJob(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     index: str = Field(description="Index (Parquet file, folder or URI) with the columns speaker_id and emotion.")
-    name: str = Field(description="Name of the result: its folder, MLflow experiment and registered model.")
-    model: str = Field(description="The base: checkpoint folder, or Plachta/StreamVoiceAnon.")
-    output: Path = Field(
+    name: Name = Field(description="Name of the result: its folder, MLflow experiment and registered model.")
+    model: Source = Field(description="The base: checkpoint folder, or Plachta/StreamVoiceAnon.")
+    output: Output = Field(
         Path("voxveil-out"), validate_default=True, description="Folder under which everything is written."
     )
     pairing: Literal["emotional", "speaker"] = Field(
@@ -49,21 +57,6 @@ class FinetuneJob(BaseModel):
     workers: int | None = Field(None, ge=1, description="Actors of the Ray Data passes at most.")
     gpus: float = Field(0.0, ge=0, description="GPUs (or a fraction) for each actor of the Ray Data passes.")
 
-    @field_validator("name")
-    @classmethod
-    def name_is_plain(cls, name: str) -> str:
-        return Job.name_is_plain(name)
-
-    @field_validator("output")
-    @classmethod
-    def output_is_absolute(cls, output: Path) -> Path:
-        return absolute_output(output)
-
-    @field_validator("model")
-    @classmethod
-    def model_is_absolute(cls, model: str) -> str:
-        return absolute_folder(model)
-
     @model_validator(mode="after")
     def teacher_has_weights(self) -> Self:
         if self.teacher == "emotion2vec" and self.teacher_weights is None:
@@ -79,16 +72,6 @@ class FinetuneJob(BaseModel):
     def folder(self) -> Path:
         """The fine-tuning's own private folder."""
         return self.output / self.name / "finetune"
-
-
-def absolute_output(output: Path) -> Path:
-    """Return the folder whatever the working directory of a worker is. Raises ValueError for a URI."""
-    return Job.output_is_a_folder(output).absolute()
-
-
-def absolute_folder(source: str) -> str:
-    """Return a checkpoint's source, a local folder whatever the working directory of a worker is."""
-    return str(Path(source).absolute()) if Path(source).is_dir() else source
 
 
 def load_finetune(config: str, **options: object) -> FinetuneJob:

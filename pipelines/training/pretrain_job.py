@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from operators.schema import InputError
-from pipelines.config import Job, load_fields
-from pipelines.training.finetune_job import LONGEST_SECONDS, absolute_folder, absolute_output, find_config
+from pipelines.config import Name, Output, load_fields
+from pipelines.training.finetune_job import LONGEST_SECONDS, Source, find_config
 from pipelines.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ class PretrainJob(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     index: str = Field(description="Index (Parquet file, folder or URI) of speech by many people.")
-    name: str = Field(description="Name of the model: its folder and MLflow experiment.")
-    output: Path = Field(
+    name: Name = Field(description="Name of the model: its folder and MLflow experiment.")
+    output: Output = Field(
         Path("voxveil-out"), validate_default=True, description="Folder under which everything is written."
     )
     shape: str | dict[str, Any] = Field("mini", description="Sizes of all networks: full, mini, or a mapping of them.")
-    speaker_encoders: str | None = Field(
+    speaker_encoders: Source | None = Field(
         None, description="Checkpoint whose style and timbre encoders are used, where the shape has them."
     )
     crop_seconds: float = Field(1.5, gt=0, description="content, codec: length of what is heard at once.")
@@ -41,21 +41,6 @@ class PretrainJob(BaseModel):
     training: Settings = Field(description="The loop.")
     workers: int | None = Field(None, ge=1, description="Actors of the Ray Data pass at most.")
     gpus: float = Field(0.0, ge=0, description="GPUs (or a fraction) for each actor of the Ray Data pass.")
-
-    @field_validator("name")
-    @classmethod
-    def name_is_plain(cls, name: str) -> str:
-        return Job.name_is_plain(name)
-
-    @field_validator("output")
-    @classmethod
-    def output_is_absolute(cls, output: Path) -> Path:
-        return absolute_output(output)
-
-    @field_validator("speaker_encoders")
-    @classmethod
-    def encoders_are_absolute(cls, source: str | None) -> str | None:
-        return source and absolute_folder(source)
 
     @property
     def model(self) -> Path:
