@@ -13,7 +13,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from governance.lineage import AnonymizerUsed
-from governance.tracking import TrackingUnavailable, open_client, told_in_one_line
 from governance.training_record import TrainingRecord
 
 CARD = "attacker.json"
@@ -78,17 +77,3 @@ def register_attacker(record: TrainingRecord, card: AttackerCard, folder: Path) 
         "initial": card.initial or "from scratch",
     }
     return f"models:/{name}/{record.register(name, folder, lineage)}"
-
-
-def fetch_attacker(uri: str, tracking: str) -> Path:
-    """Return a local folder with the files of `models:/name/version`. Raises TrackingUnavailable."""
-    import mlflow.artifacts
-
-    name, _, version = uri.removeprefix("models:/").partition("/")
-    if not name or not version.isdigit():
-        raise ValueError(f"{uri!r}: expected models:/name/version")
-    with told_in_one_line(tracking):
-        source = open_client(tracking).get_model_version(name, version).source
-        if source is None:
-            raise TrackingUnavailable(f"MLflow knows no files of {uri}")
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, tracking_uri=tracking))

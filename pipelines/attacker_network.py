@@ -23,7 +23,6 @@ from governance.attackers import (
     MOST_LOSSES,
     AttackerCard,
     count_known,
-    fetch_attacker,
     mark_speaker,
     read_card,
     register_attacker,
@@ -44,6 +43,7 @@ from pipelines.attacker_feed import CropFeed
 from pipelines.audit import listening_steps, speech_steps
 from pipelines.cluster import run_pass
 from pipelines.config import Job
+from pipelines.registered import SCHEME, download_model
 from pipelines.runs import Run
 from pipelines.survey import Survey
 from pipelines.training.settings import Settings
@@ -102,16 +102,14 @@ class Network:
         )
 
 
-def find_network(uri: str, tracking: str, anonymizer: AnonymizerUsed, attacked: list[str]) -> Network:
-    """Return the attacker that a job names: a folder, or models:/name/version in the job's MLflow.
+def find_network(uri: str, output: Path, anonymizer: AnonymizerUsed, attacked: list[str]) -> Network:
+    """Return the attacker that a job names: a folder, or one in the registry of the job's MLflow.
 
     Raises InputError where it is none, was trained against another system, or knows somebody whom it is to attack.
     """
     try:
-        if uri.startswith("models:/"):
-            folder = fetch_attacker(uri, tracking)
-        else:
-            folder = Path(uri.removeprefix("file:").removeprefix("//"))
+        local = not uri.startswith(SCHEME)
+        folder = Path(uri.removeprefix("file:").removeprefix("//")) if local else download_model(uri, output)
         card = read_card(folder)
     except (ValueError, TrackingUnavailable) as fault:
         raise InputError(f"the attacker {uri} cannot be used: {fault}") from None

@@ -1,4 +1,4 @@
-"""Models of MLflow's registry as an anonymizer's weights: `models:/name/version` or `models:/name@alias`."""
+"""Models of MLflow's registry, anonymizers' and attackers': `models:/name/version` or `models:/name@alias`."""
 
 import tempfile
 from pathlib import Path
@@ -13,22 +13,26 @@ DOWNLOAD = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "120", "MLFLOW_HTTP_REQUEST_MAX_RETRI
 
 
 def with_local_model(job: Job) -> Job:
-    """Return the job with its registered model, if it names one, downloaded below the output folder.
-
-    An alias is resolved once, here, so that a run and its resumption use one version. The folder is named after model
-    and version, lies where all workers reach it, and is downloaded once. Raises InputError where there is no such
-    version, TrackingUnavailable where MLflow does not answer.
-    """
+    """Return the job with its registered model, if it names one, downloaded. Raises as `download_model`."""
     if not (job.model and job.model.startswith(SCHEME)):
         return job
+    return job.model_copy(update={"model": str(download_model(job.model, job.output))})
+
+
+def download_model(uri: str, output: Path) -> Path:
+    """Return a folder below `output`, where all workers reach it, with the files of a registered version.
+
+    An alias is resolved once, here, so that a run and its resumption use one version. The folder is named after model
+    and version, and downloaded once. Raises InputError where there is no such version, TrackingUnavailable where MLflow
+    does not answer.
+    """
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    uri = tracking_uri(job.output)
-    name, version = read_uri(job.model)
-    missing = None
-    with told_in_one_line(uri), patience(DOWNLOAD):
-        client = open_client(uri)
+    name, version = read_uri(uri)
+    tracking, missing = tracking_uri(output), None
+    with told_in_one_line(tracking), patience(DOWNLOAD):
+        client = open_client(tracking)
         try:
             if version.startswith("@"):
                 version = str(client.get_model_version_by_alias(name, version[1:]).version)
@@ -37,14 +41,14 @@ def with_local_model(job: Job) -> Job:
             if fault.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             missing = fault.message
-        folder = job.output / "models" / quote(name, safe="") / version
+        folder = output / "models" / quote(name, safe="") / version
         if missing is None and not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-                Path(download_artifacts(source, dst_path=scratch, tracking_uri=uri)).rename(folder)
+                Path(download_artifacts(source, dst_path=scratch, tracking_uri=tracking)).rename(folder)
     if missing is not None:
-        raise InputError(f"{job.model}: MLflow's registry has no such version: {missing}")
-    return job.model_copy(update={"model": str(folder)})
+        raise InputError(f"{uri}: MLflow's registry has no such version: {missing}")
+    return folder
 
 
 def read_uri(uri: str) -> tuple[str, str]:

@@ -135,7 +135,7 @@ def plan_job(job: Job, kind: Kind, resume: bool = False) -> Plan:
     anonymizer = anonymizer_used(job)
     network = None
     if job.attacker is not None:
-        network = find_network(job.attacker, tracking_uri(job.output), anonymizer, list(utterances_of(job.index)))
+        network = find_network(job.attacker, job.output, anonymizer, list(utterances_of(job.index)))
         auditors += (network.used,)
     return Plan(
         job, kind, policy, survey, training, network, trials, auditors, anonymizer, tracking_uri(job.output), target

@@ -264,12 +264,12 @@ def test_an_attacker_of_another_system_is_refused(index: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("uri", "message"),
-    [("none", "holds no attacker.json"), ("models:/attacker", "expected models:/name/version")],
+    [("none", "holds no attacker.json"), ("models:/attacker", "write models:/name/version")],
 )
 def test_what_is_no_attacker_is_refused(tmp_path: Path, uri: str, message: str) -> None:
     used = AnonymizerUsed(name="mcadams", digest="0" * 64)
     with pytest.raises(InputError, match=message):
-        find_network(uri, f"sqlite:///{tmp_path}/mlflow.db", used, [])
+        find_network(uri, tmp_path, used, [])
 
 
 def test_an_attacker_and_a_corpus_to_train_one_on_are_one_too_many(index: str) -> None:
