@@ -5,6 +5,7 @@ It knows nothing of sockets or of Ray.
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import threading
@@ -24,6 +25,10 @@ from serve.protocol import NamedVoice, RandomVoice, Refusal, SeededVoice
 from serve.register import Register
 from serve.tokens import ANYBODY, find_token
 from serve.voices import NamedVoices
+
+REGISTER_ANSWERS_WITHIN = 5.0  # seconds
+
+logger = logging.getLogger("voxveil.serve")
 
 
 class Registrar(Protocol):
@@ -75,6 +80,7 @@ class Service:
         self.meters = Meters(replica)
         self.engine = Engine(self.anonymizer, config.engine_settings(), self.meters)
         self.holders: dict[str, str] = {}  # session id -> token name
+        self.turn = asyncio.Lock()  # to speak with the register: a report must not overtake what it tells of
         self.files_running = 0
         # Files wait for calls: their threads yield to the engine's.
         self.file_workers = ThreadPoolExecutor(
@@ -92,16 +98,29 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def admitted(self, name: str, limit: int, resumes: str | None = None) -> AsyncIterator[str]:
-        """Hold one of the token's sessions and give its id; raises Refusal("too_many")."""
+        """Hold one of the token's sessions and give its id; raises Refusal("too_many").
+
+        When the register does not answer, the session is admitted: a call matters more than a count.
+        """
         session = secrets.token_hex(8)
-        if not await self.registrar.admit(self.replica, session, name, limit, resumes):
-            raise Refusal("too_many", f"the token has its {limit} sessions already")
-        self.holders[session] = name
+        try:
+            async with asyncio.timeout(REGISTER_ANSWERS_WITHIN), self.turn:
+                if not await self.registrar.admit(self.replica, session, name, limit, resumes):
+                    raise Refusal("too_many", f"the token has its {limit} sessions already")
+                self.holders[session] = name
+        except TimeoutError:
+            logger.warning("the register does not answer in time; the call is admitted")
+            self.holders[session] = name
         try:
             yield session
         finally:
             del self.holders[session]
-            await asyncio.shield(self.registrar.release(self.replica, session))
+            await asyncio.shield(self._release(session))
+
+    async def _release(self, session: str) -> None:
+        with contextlib.suppress(TimeoutError):  # the next report says so too
+            async with asyncio.timeout(REGISTER_ANSWERS_WITHIN), self.turn:
+                await self.registrar.release(self.replica, session)
 
     def voice(self, wanted: RandomVoice | SeededVoice | NamedVoice) -> tuple[Any, int]:
         """Return the anonymizer's voice and the seed of its sampling; raises Refusal("bad_start")."""
@@ -138,8 +157,9 @@ class Service:
             self.files_running -= 1
 
     async def report(self) -> None:
-        """Tell the register what this replica holds, and its figures."""
-        await self.registrar.report(self.replica, self.holders, self.meters.collect())
+        """Tell the register what this replica holds, and its figures; raises TimeoutError."""
+        async with asyncio.timeout(REGISTER_ANSWERS_WITHIN), self.turn:
+            await self.registrar.report(self.replica, self.holders, self.meters.collect())
 
     def stop(self) -> None:
         """Let the worker threads go."""

@@ -1,10 +1,12 @@
 """`voxveil serve` as a user runs it, with two replicas on Ray Serve: killed, counted across, and stopped."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,19 +79,23 @@ def test_a_killed_replica_costs_its_calls_a_reconnection_and_the_others_nothing(
 
 def test_a_token_is_counted_over_all_replicas(command: Command) -> None:
     async def scene() -> None:
-        calls = [Connection(command.url, 16_000, TOKEN) for _ in range(6)]
-        for call in calls:
-            await call.__aenter__()
-        with pytest.raises(Refused) as refused:
-            await Connection(command.url, 16_000, TOKEN).__aenter__()
-        assert refused.value.code == "too_many"
-        for call in calls:
-            await call.close()
+        async with contextlib.AsyncExitStack() as calls:
+            for _ in range(6):
+                await calls.enter_async_context(Connection(command.url, 16_000, TOKEN))
+            with pytest.raises(Refused) as refused:
+                await calls.enter_async_context(Connection(command.url, 16_000, TOKEN))
+            assert refused.value.code == "too_many"
 
-    deadline = time.monotonic() + 60
-    while len(command.replicas()) < 2 and time.monotonic() < deadline:  # the killed one is replaced
-        time.sleep(0.2)
-    time.sleep(6)  # what a dead replica held lapses within four seconds
+    def settled() -> bool:  # the killed replica is replaced, and forgotten
+        with contextlib.suppress(OSError):
+            held = command.sessions()
+            return len(held) == 2 and not any(held.values())
+        return False
+
+    deadline = time.monotonic() + 120
+    while not settled():
+        assert time.monotonic() < deadline, "what the killed replica held did not lapse"
+        time.sleep(0.5)
     asyncio.run(asyncio.wait_for(scene(), 60))
 
 
@@ -106,8 +112,11 @@ def test_a_flood_is_held_back_at_its_source(command: Command) -> None:
             except TimeoutError:
                 return sent
 
-    # Four seconds at four times real time are worked off; sockets on the way hold megabytes, 32 kB a second of audio.
-    assert asyncio.run(asyncio.wait_for(scene(), 60)) < 600
+    # Four seconds are worked off at four times real time at most; between client, proxy and replica the kernel's
+    # four sockets may hold what it allows them. Without back-pressure 100 MB and more go through in that time.
+    held = 2 * sum(int(Path(f"/proc/sys/net/ipv4/tcp_{kind}").read_text().split()[2]) for kind in ("rmem", "wmem"))
+    sent = asyncio.run(asyncio.wait_for(scene(), 60))
+    assert 32_000 * sent < held + 4 * 32_000 * 16, f"{sent} seconds of audio were taken, the sockets hold {held} bytes"
 
 
 def test_a_stopped_server_gives_each_call_its_tail_and_says_why(command: Command) -> None:

@@ -1,11 +1,17 @@
 """The register and the tokens: who may hold how many sessions, over all replicas, living and dead."""
 
+import asyncio
+import contextlib
+from typing import Any
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve.config import Token
+from serve.config import ServeConfig, Token
 from serve.meters import Meters, render
+from serve.protocol import Refusal
 from serve.register import LAPSES_AFTER, Register
+from serve.service import LocalRegistrar, Service
 from serve.tokens import bearer, find_token, hash_token, new_token
 
 
@@ -48,6 +54,43 @@ def test_nobody_takes_the_place_of_somebody_elses_session() -> None:
     register.admit("a", "1", "token", 1)
     register.admit("a", "2", "thief", 2, resumes="1")
     assert not register.admit("a", "3", "token", 1)
+
+
+def test_a_report_does_not_overtake_the_admission_that_it_should_tell_of() -> None:
+    class Slow(LocalRegistrar):
+        async def admit(self, *call: Any) -> bool:
+            admitted = await super().admit(*call)
+            await asyncio.sleep(0.01)  # the answer is on its way
+            return admitted
+
+    async def scene() -> None:
+        service = Service(ServeConfig(slots=4), Slow())
+        async with contextlib.AsyncExitStack() as calls:
+            entering = asyncio.create_task(calls.enter_async_context(service.admitted("token", 1)))
+            await asyncio.sleep(0)
+            await asyncio.gather(entering, service.report())
+            with pytest.raises(Refusal, match="has its 1 sessions"):
+                await calls.enter_async_context(service.admitted("token", 1))
+        service.stop()
+
+    asyncio.run(scene())
+
+
+def test_a_register_that_does_not_answer_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(LocalRegistrar):
+        async def admit(self, *call: Any) -> bool:
+            await asyncio.Event().wait()
+            return False
+
+    async def scene() -> None:
+        service = Service(ServeConfig(slots=4), Silent())
+        async with service.admitted("token", 1) as session:
+            assert service.holders == {session: "token"}
+        assert service.holders == {}
+        service.stop()
+
+    monkeypatch.setattr("serve.service.REGISTER_ANSWERS_WITHIN", 0.05)
+    asyncio.run(scene())
 
 
 def test_a_register_that_was_restarted_learns_from_the_reports() -> None:
