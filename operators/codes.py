@@ -1,10 +1,14 @@
 """Codes: what the language model is trained on, computed once an utterance by the networks that do not change; and
 frames: how long an utterance is for those networks."""
 
+import zlib
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from models.streamvoiceanon import StreamVoiceAnon
+from models.streamvoiceanon.training.perturb import perturb
 from operators.decode import Batch, object_array
 
 COLUMNS = ("frames", "content", "acoustic", "style", "timbre", "timbre_latents")
@@ -27,14 +31,17 @@ class ComputeCodes:
     """Adds `frames`, `content` [frames], `acoustic` [codebooks x frames], `style` and `timbre` [timbre_latents x
     width] of each wave at the model's rate; a wave that the model refuses gets a reason.
 
-    A wave is cut to whole frames; those that are set aside have no codes.
+    A wave is cut to whole frames; those that are set aside have no codes. Of a share `perturbed` of the utterances,
+    drawn by id and `seed`, the content is that of the words in another voice (see `training.perturb`), so that what
+    content codes still tell of a speaker is of no use to who learns from them.
     """
 
-    needs = ("wave", "reason", "detail")
+    needs = ("utt_id", "wave", "reason", "detail")
     adds = COLUMNS
 
-    def __init__(self, model: str, device: str) -> None:
+    def __init__(self, model: str, device: str, perturbed: float = 0.0, seed: int = 0) -> None:
         self.model = StreamVoiceAnon.from_pretrained(model, precision="float32", device=device)
+        self.perturbed, self.seed = perturbed, seed
 
     def __call__(self, batch: Batch) -> Batch:
         rows = []
@@ -43,7 +50,8 @@ class ComputeCodes:
             if not batch["reason"][index]:
                 try:
                     voice = self.model.make_voice(torch.from_numpy(wave))
-                    parts = (voice.content, voice.acoustic.flatten(), voice.style, voice.timbre.flatten())
+                    content = self.content(batch["utt_id"][index], wave, voice.content)
+                    parts = (content, voice.acoustic.flatten(), voice.style, voice.timbre.flatten())
                     row = (voice.frames, *(part.numpy() for part in parts), len(voice.timbre))
                 except ValueError as fault:
                     batch["reason"][index], batch["detail"][index] = "failed", str(fault).splitlines()[0]
@@ -51,3 +59,11 @@ class ComputeCodes:
         return batch | {
             name: object_array(list(column)) for name, column in zip(COLUMNS, zip(*rows, strict=True), strict=True)
         }
+
+    def content(self, utt_id: str, wave: NDArray[np.float32], plain: torch.Tensor) -> torch.Tensor:
+        """Return the content codes [frames] to learn from: the `plain` ones, or those of a perturbed wave."""
+        random = np.random.default_rng([self.seed, zlib.crc32(utt_id.encode())])
+        if random.random() >= self.perturbed:
+            return plain
+        changed = perturb(wave, self.model.sample_rate, random)
+        return self.model.encode_content(torch.from_numpy(changed))[: len(plain)]

@@ -103,9 +103,9 @@ def prepare_stage(stage: Stage, job: PretrainJob, base: Base, track: "Track") ->
     steps: list[Any]
     if stage == "lm":
         steps, columns, model = (
-            [(ComputeCodes, {"model": str(base.folder), "device": device})],
+            [(ComputeCodes, {"model": str(base.folder), "device": device, "perturbed": job.perturbed})],
             codes_columns(),
-            codes_digest(base),
+            codes_digest(base) + (f" perturbed {job.perturbed}" if job.perturbed else ""),
         )
     else:
         steps, columns = [(CountFrames, {"frame_samples": frames.samples})], {"frames": pa.int32()}
@@ -153,10 +153,11 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
     crop = max(1, round(job.crop_seconds / sizes.frames.seconds))
     feed = WavesFeed(
         parts,
-        sizes.frames.samples,
+        sizes.frames,
         crop,
         settings.batch_size,
         stage == "content",
+        job.perturbed if stage == "content" else 0.0,
         job.validation_share,
         job.validation_items,
         settings.seed,
@@ -165,7 +166,13 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
         config = CodecTaskConfig(adversarial_weight=job.adversarial_weight, seed=settings.seed)
         return CodecTask(network, sizes.frames, config), feed
     width = feed.item(feed.training[0], 0, 1)["teacher"].shape[1]
-    return ContentTask(network, sizes.frames, ContentTaskConfig(width, seed=settings.seed)), feed
+    forgetting = ContentTaskConfig(
+        width,
+        speakers=len(feed.speakers) if job.forgetting_weight else 0,
+        forgetting_weight=job.forgetting_weight,
+        seed=settings.seed,
+    )
+    return ContentTask(network, sizes.frames, forgetting), feed
 
 
 def put_into_model(stage: Stage, job: PretrainJob, base: Base, training: str) -> None:

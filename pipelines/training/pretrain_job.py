@@ -32,6 +32,15 @@ class PretrainJob(BaseModel):
         None, description="Checkpoint whose style and timbre encoders are used, where the shape has them."
     )
     crop_seconds: float = Field(1.5, gt=0, description="content, codec: length of what is heard at once.")
+    perturbed: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="content, lm: share of speech that the content encoder hears in another voice and room.",
+    )
+    forgetting_weight: float = Field(
+        0.0, ge=0, description="content: how hard codes are to tell the training's speakers apart; 0 does not ask."
+    )
     adversarial_weight: float = Field(0.0, ge=0, description="codec: weight of the discriminators; 0 trains without.")
     prompt_seconds: float = Field(4.0, gt=0, le=LONGEST_SECONDS, description="lm: prompts are cropped to this.")
     min_seconds: float = Field(0.5, ge=0, description="Shorter utterances are left out.")

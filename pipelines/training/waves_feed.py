@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from models.streamvoiceanon.frontend import FrameConfig
 from models.streamvoiceanon.training.audio import collate_waves
+from models.streamvoiceanon.training.perturb import perturb
 from pipelines.training.feed import Batch, item_at
 from pipelines.training.pairs import split_speakers
 from pipelines.training.rows import Rows
@@ -15,25 +17,30 @@ from pipelines.training.rows import Rows
 class WavesFeed:
     """Batches of crops of `crop_frames` frames, at a place drawn for each; see `Feed`.
 
-    Validation hears the first `2 x crop_frames` frames of up to `validation_items` utterances of held-out speakers.
+    A share `perturbed` of the crops is heard in another voice and room; its teacher frames stay the original's, and
+    with a teacher each says by number who spoke. Validation hears the first `2 x crop_frames` frames of up to
+    `validation_items` utterances of held-out speakers, as they are.
     """
 
     def __init__(
         self,
         parts: Path,
-        frame_samples: int,
+        frames: FrameConfig,
         crop_frames: int,
         batch_size: int,
         teacher: bool,
+        perturbed: float,
         validation_share: float,
         validation_items: int,
         seed: int,
     ) -> None:
         self.rows = Rows(parts)
-        self.frame_samples, self.crop_frames, self.batch_size, self.seed = frame_samples, crop_frames, batch_size, seed
+        self.frame_samples, self.sample_rate = frames.samples, frames.sample_rate
+        self.crop_frames, self.batch_size, self.perturbed, self.seed = crop_frames, batch_size, perturbed, seed
         self.columns = ("audio", "teacher") if teacher else ("audio",)
         spoken = self.rows.spoken.values()
         training, held_out = split_speakers((row.speaker_id for row in spoken), validation_share, seed)
+        self.speakers = {name: number for number, name in enumerate(sorted(training))}
         self.training = sorted(row.utt_id for row in spoken if row.speaker_id in training)
         self.held_out = sorted(row.utt_id for row in spoken if row.speaker_id in held_out)[:validation_items]
 
@@ -49,8 +56,13 @@ class WavesFeed:
         items = []
         for place, name in self._places(number):
             spare = max(0, self.rows.spoken[name].frames - self.crop_frames)
-            first = int(np.random.default_rng([self.seed, place, 1]).integers(0, spare + 1))
-            items.append(self.item(name, first, self.crop_frames))
+            random = np.random.default_rng([self.seed, place, 1])
+            item = self.item(name, int(random.integers(0, spare + 1)), self.crop_frames)
+            if random.random() < self.perturbed:
+                item["wave"] = perturb(item["wave"], self.sample_rate, random)
+            if "teacher" in item:
+                item["speaker"] = np.array(self.speakers[self.rows.spoken[name].speaker_id])
+            items.append(item)
         return collate_waves(items, self.frame_samples)
 
     def validation(self) -> list[Batch]:

@@ -172,7 +172,7 @@ class ContentTask:
             "diversity": player.encoder.config.bits * math.log(2) - diversity,
         }
         total = figures["distillation"] + config.certainty_weight * certainty - config.diversity_weight * diversity
-        if player.namer is not None:
+        if player.namer is not None and "speaker" in batch:  # held-out speakers have no number
             reversed_codes = _ReversedGradient.apply(codes, config.forgetting_weight)
             heard = player.listener(reversed_codes)
             logits = player.namer(pooled(heard, mask))

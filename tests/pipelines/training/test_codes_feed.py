@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from small_base import write_small_base
 
 from models.streamvoiceanon import StreamVoiceAnon
+from models.streamvoiceanon.frontend import FrameConfig
 from operators.encode import encode_flac
 from operators.schema import AUDIO_TYPE, InputError
 from pipelines.finetune import codes_columns
@@ -121,7 +122,9 @@ def test_crops_of_waves_and_their_teacher_begin_at_the_same_frame(tmp_path: Path
         "teacher": pa.list_(pa.float32()),
         "teacher_width": pa.int32(),
     }
-    feed = WavesFeed(write_parts(tmp_path / "waves", columns, rows), frame, 5, 3, True, 0.3, 8, 0)
+    parts = write_parts(tmp_path / "waves", columns, rows)
+    frames = FrameConfig(sample_rate=16_000, window=100, hop=50, halvings=1)
+    feed = WavesFeed(parts, frames, 5, 3, True, 0.0, 0.3, 8, 0)
     begins = set()
     for number in range(8):
         batch = feed.batch(number)
@@ -132,6 +135,15 @@ def test_crops_of_waves_and_their_teacher_begin_at_the_same_frame(tmp_path: Path
     assert len(begins) > 3
     assert [len(batch["lengths"]) for batch in feed.validation()] == [1]
     assert feed.validation()[0]["lengths"].tolist() == [10 * frame]
+
+    perturbed = WavesFeed(parts, frames, 5, 3, True, 1.0, 0.3, 8, 0)
+    plain, changed = feed.batch(0), perturbed.batch(0)
+    assert not torch.equal(plain["samples"], changed["samples"])
+    assert torch.equal(changed["samples"], perturbed.batch(0)["samples"])
+    assert torch.equal(plain["teacher"], changed["teacher"])
+    assert torch.equal(plain["speaker"], changed["speaker"])
+    assert set(changed["speaker"].tolist()) <= set(range(3))
+    assert torch.equal(feed.validation()[0]["samples"], perturbed.validation()[0]["samples"])
 
 
 def test_labels_are_checked_before_anything_is_computed() -> None:

@@ -44,7 +44,8 @@ def waves_of(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """A batch as it is after decoding and screening."""
     waves = [soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")[0] for row in rows]
     empty = np.array([""] * len(rows), dtype=object)
-    return {"wave": object_array(waves), "reason": empty.copy(), "detail": empty.copy()}
+    names = object_array([row["utt_id"] for row in rows])
+    return {"utt_id": names, "wave": object_array(waves), "reason": empty.copy(), "detail": empty.copy()}
 
 
 def parts_of(rows: list[dict[str, Any]], batch: dict[str, np.ndarray], names: list[str]) -> list[dict[str, Any]]:
@@ -97,11 +98,21 @@ def test_each_stage_puts_its_network_into_the_model_and_leaves_the_others(model:
 
 
 def test_what_a_stage_logs_is_what_its_task_wants_small(model: Path) -> None:
-    expected = {"content": "distillation", "codec": "codec.mel", "lm": "acoustic"}
-    for stage, figure in expected.items():
+    expected = {"content": {"distillation", "speaker"}, "codec": {"codec.mel"}, "lm": {"acoustic"}}
+    for stage, figures in expected.items():
         curve = read_curve(model.parent / "pretrain" / stage / "training")
         assert [line["step"] for line in curve] == [1, 2, 3, 4]
-        assert all(figure in line for line in curve)
+        assert all(figures <= line.keys() for line in curve)
+        assert "validation.speaker" not in curve[-1], "speakers who were held out are not among those to forget"
+
+
+def test_content_is_heard_in_another_voice_where_it_is_wanted(model: Path, rows: list[dict[str, Any]]) -> None:
+    plain, changed, again = (
+        ComputeCodes(str(model), "cpu", share)(waves_of(rows))["content"] for share in (0.0, 1.0, 1.0)
+    )
+    assert [len(codes) for codes in plain] == [len(codes) for codes in changed]
+    assert any(not np.array_equal(a, b) for a, b in zip(plain, changed, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(changed, again, strict=True))
 
 
 def test_a_stage_of_other_sizes_is_refused_and_the_language_model_comes_last(model: Path, tmp_path: Path) -> None:
