@@ -31,6 +31,7 @@ from pipelines.training.pretrain_job import NETWORKS, PretrainJob, Stage
 from pipelines.training.run_folder import begin, training_digest
 
 if TYPE_CHECKING:
+    from models.streamvoiceanon import Config
     from models.streamvoiceanon.training.task import Task
     from pipelines.progress import Track
     from pipelines.training.feed import Feed
@@ -79,18 +80,28 @@ def base_of(stage: Stage, job: PretrainJob) -> Base:
     The language model learns the codes of the other two networks, so these must have been trained before.
     """
     sizes = job.sizes()
-    if not job.model.exists():
-        base = fresh_base(sizes, job.training.seed, job.speaker_encoders)
-    else:
+    if job.model.exists():
         base = read_base(str(job.model))
         if base.config != sizes:
             raise InputError(f"{job.model} has other sizes than the shape: use another name, or delete it")
+    elif job.start is not None:
+        base = read_start(job.start, sizes)
+    else:
+        base = fresh_base(sizes, job.training.seed, job.speaker_encoders)
     untrained = [other for other, name in NETWORKS.items() if other != "lm" and name not in base.sources]
     if stage == "lm" and untrained:
         raise InputError(
             f"the language model learns codes, and what makes them is not trained yet in {job.model}: run "
             + " and ".join(f"`voxveil pretrain {other}`" for other in untrained)
         )
+    return base
+
+
+def read_start(start: str, sizes: "Config") -> Base:
+    """Read the model folder to begin from. Raises InputError where its sizes are others."""
+    base = read_base(start)
+    if base.config != sizes:
+        raise InputError(f"start: {start} has other sizes than the shape")
     return base
 
 
@@ -130,15 +141,23 @@ def codes_digest(base: Base) -> str:
 
 def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
     """Return what a worker trains, and on what. Raises InputError."""
+    from models.streamvoiceanon.checkpoint import load_networks
     from models.streamvoiceanon.training.codec import CodecTask, CodecTaskConfig
     from models.streamvoiceanon.training.content import ContentTask, ContentTaskConfig
     from models.streamvoiceanon.training.initial import fresh_networks
-    from models.streamvoiceanon.training.language_model import LanguageModelTask
+    from models.streamvoiceanon.training.language_model import LanguageModelTask, language_model
     from pipelines.training.waves_feed import WavesFeed
 
     sizes, settings = job.sizes(), job.training
     parts = job.folder(stage) / "prepared" / "parts"
     network: Any = fresh_networks(sizes, settings.seed)[NETWORKS[stage]]
+    if job.start is not None:
+        weights = read_start(job.start, sizes).states[NETWORKS[stage]]
+        if stage == "lm":
+            network = language_model(sizes.acoustic_lm, weights, settings.seed)
+        else:
+            own = {key: value.clone() for key, value in weights.items()}  # those are mapped, training writes to these
+            load_networks({NETWORKS[stage]: network}, {NETWORKS[stage]: own})
     if stage == "lm":
         pairs = PairSettings(
             pairing="speaker",

@@ -28,6 +28,7 @@ class PretrainJob(BaseModel):
         Path("voxveil-out"), validate_default=True, description="Folder under which everything is written."
     )
     shape: str | dict[str, Any] = Field("mini", description="Sizes of all networks: full, mini, or a mapping of them.")
+    start: Source | None = Field(None, description="Model folder whose weights to begin from; random ones without.")
     speaker_encoders: Source | None = Field(
         None, description="Checkpoint whose style and timbre encoders are used, where the shape has them."
     )
@@ -78,4 +79,6 @@ class PretrainJob(BaseModel):
 
 def load_pretrain(stage: Stage, config: str, **options: object) -> PretrainJob:
     """Return the job of a YAML file, or of a built-in size by its bare name. Raises InputError, one line."""
-    return load_fields(PretrainJob, find_config(config, f"pretrain-{stage}"), options, ("index", "speaker_encoders"))
+    return load_fields(
+        PretrainJob, find_config(config, f"pretrain-{stage}"), options, ("index", "start", "speaker_encoders")
+    )

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -33,7 +34,7 @@ from pipelines.training.finetune_job import load_finetune
 from pipelines.training.loop import Place, read_curve, train
 from pipelines.training.model_folder import read_base, write_model
 from pipelines.training.prepared import Prepared, Recipe, read_prepared
-from pipelines.training.pretrain_job import Stage, load_pretrain
+from pipelines.training.pretrain_job import NETWORKS, Stage, load_pretrain
 from pipelines.training.samples import write_samples
 
 TAUGHT = {"teacher": pa.list_(pa.float32()), "teacher_width": pa.int32()}
@@ -122,6 +123,25 @@ def test_a_stage_of_other_sizes_is_refused_and_the_language_model_comes_last(mod
     early = load_pretrain("lm", "smoke", index="none", name="small", output=tmp_path)
     with pytest.raises(InputError, match="`voxveil pretrain content` and `voxveil pretrain codec`"):
         base_of("lm", early)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_training_begins_from_another_model_and_leaves_it(model: Path, tmp_path: Path, stage: Stage) -> None:
+    job = load_pretrain(stage, "smoke", index="none", name="on", output=tmp_path, start=str(model))
+    base = base_of(stage, job)
+    assert base.sources == read_base(str(model)).sources
+    shutil.copytree(model.parent / "pretrain" / stage / "prepared", job.folder(stage) / "prepared")
+    before = read_base(str(model)).digest
+    task, feed = build_stage(stage, job)
+    begun = task.export()[NETWORKS[stage]]
+    assert all(torch.equal(begun[key], value) for key, value in base.states[NETWORKS[stage]].items())
+    assert train(task, feed, job.training, job.folder(stage) / "training", Place()).ended == "done"
+    assert not all(torch.equal(task.export()[NETWORKS[stage]][key], value) for key, value in begun.items())
+    assert read_base(str(model)).digest == before
+
+    other = load_pretrain(stage, "mini", index="none", name="on", output=tmp_path, start=str(model))
+    with pytest.raises(InputError, match=r"start: .* has other sizes"):
+        base_of(stage, other)
 
 
 def test_a_full_shape_from_nothing_needs_speaker_encoders_from_somewhere(tmp_path: Path) -> None:
