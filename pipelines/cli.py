@@ -20,7 +20,7 @@ from pipelines.finetune_cli import finetune_app
 from pipelines.model import model_app
 from pipelines.options import takes_job
 from pipelines.prepare.cli import prepare_app
-from pipelines.pretrain_cli import pretrain_app
+from pipelines.pretrain_cli import pretrain
 from pipelines.serve import serve
 from pipelines.stream import stream
 from pipelines.voices import voices_app
@@ -38,11 +38,11 @@ for part, name in (
     (model_app, "model"),
     (attacker_app, "attacker"),
     (finetune_app, "finetune"),
-    (pretrain_app, "pretrain"),
 ):
     app.add_typer(part, name=name)
 app.command(epilog="Example: `voxveil fetch --profile standard`")(fetch)
 app.command(epilog="Example: `voxveil serve --port 8000 --anonymizer mcadams`")(serve)
+app.command(epilog="Example: `voxveil pretrain content --config mini --index corpus/ --name small`")(pretrain)
 app.command(epilog="Example: `voxveil stream call.wav anonymous.wav --url ws://127.0.0.1:8000/v1/stream`")(stream)
 
 
