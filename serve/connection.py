@@ -78,7 +78,7 @@ def ready_message(service: Service, session: Session, start: Start, session_id: 
         "session": session_id,
         "sample_rate": start.sample_rate,
         "encoding": start.encoding,
-        "frame_samples": round(service.engine.tick * start.sample_rate),
+        "frame_samples": round(service.engine.frame * start.sample_rate),
         "latency_ms": round(1e3 * service.engine.algorithmic_latency(session), 1),
         "window_seconds": service.config.limits.window_seconds,
         "session_seconds": service.config.limits.session_seconds,

@@ -35,7 +35,8 @@ logger = logging.getLogger("voxveil.serve")
 class EngineSettings:
     """How a replica steps.
 
-    `tick` (seconds) is the time between two steps; where it is None, the model's frame, or 40 ms where it has none.
+    `tick` (seconds) is the time between two steps; where it is None, half the model's frame, so that a frame waits a
+    quarter of itself on average, or 40 ms where it has none.
     `catch_up` is how many ticks' audio a step takes from one session at most; `window` (seconds) how much of a
     session's audio may wait before the server stops reading from it, and `patience` (seconds) how long a client may
     leave it so.
@@ -70,7 +71,8 @@ class Engine:
         self.anonymizer = anonymizer
         self.settings = settings
         self.model = live_model(anonymizer, settings.slots)
-        self.tick = settings.tick or self.model.frame or DEFAULT_TICK
+        self.tick = settings.tick or self.model.frame / 2 or DEFAULT_TICK
+        self.frame = self.model.frame or self.tick  # seconds of audio that come back at a time
         self.cost = 0.0  # seconds that the last step took for a second of audio
         self.meters = meters or Meters()
         self.clock = clock
@@ -119,7 +121,7 @@ class Engine:
         return self.tick + session.path.delay
 
     async def run(self) -> None:
-        """Step at the frame rate until cancelled; sleeps while there are no sessions."""
+        """Step at every tick until cancelled; sleeps while there are no sessions."""
         loop = asyncio.get_running_loop()
         due = self.clock()
         while True:
@@ -145,7 +147,7 @@ class Engine:
                 self.meters.step.observe(took)
                 longest = max(len(portion.samples) / portion.session.sample_rate for portion in portions)
                 self.cost = took / max(longest, self.tick)
-            if self.clock() > due + self.tick:
+            if self.clock() > due + self.frame:
                 self.meters.misses.inc()
                 for portion in portions:
                     portion.session.late_steps += 1

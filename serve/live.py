@@ -67,9 +67,7 @@ class FramewiseModel:
     """
 
     def __init__(self, anonymizer: Any, slots: int) -> None:
-        from models.streamvoiceanon.stream import latency_seconds
-
-        self.frame = latency_seconds(0)
+        self.frame = anonymizer.frame_samples / anonymizer.sample_rate
         self.batch = anonymizer.open_batch(slots)
         self.left: list[Any] = []
         # The first frames of a process take seconds on some devices; they should be nobody's.
