@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, norm, t
+from scipy.special import betaincinv, ndtr, stdtrit
 
 from metrics.estimate import Estimate
 
@@ -68,8 +68,8 @@ def interval_tails(speaker_count: int) -> tuple[float, float]:
     out to where Student's t with n - 1 degrees of freedom has 2.5 % mends both (the expanded percentile interval,
     Hesterberg 2015, "What teachers should know about the bootstrap"): 0.009 for 10 speakers, 0.016 for 20.
     """
-    reach = np.sqrt(speaker_count / (speaker_count - 1)) * t.ppf(1 - TAIL, speaker_count - 1)
-    return float(norm.cdf(-reach)), float(norm.cdf(reach))
+    reach = np.sqrt(speaker_count / (speaker_count - 1)) * stdtrit(speaker_count - 1, 1 - TAIL)
+    return float(ndtr(-reach)), float(ndtr(reach))
 
 
 def percentile_interval(value: float, draws: ArrayLike, speaker_count: int) -> Estimate:
@@ -124,6 +124,6 @@ def fraction_estimate(values: ArrayLike, speakers: Labels, seed: int, draws: int
 def widen_certainty(estimate: Estimate) -> Estimate:
     """Give a fraction that is 0 or 1 in every draw the exact binomial interval of as many observations as speakers."""
     n = estimate.n
-    lower = float(beta.ppf(TAIL, n, 1)) if estimate.value == 1.0 else 0.0
-    upper = float(beta.ppf(1 - TAIL, 1, n)) if estimate.value == 0.0 else 1.0
+    lower = float(betaincinv(n, 1, TAIL)) if estimate.value == 1.0 else 0.0
+    upper = float(betaincinv(1, n, 1 - TAIL)) if estimate.value == 0.0 else 1.0
     return Estimate(estimate.value, lower, upper, n, estimate.trustworthy, estimate.reasons)

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 import soxr
-import torch
 
 from models.catalogue import AnonymizerSpec, load_anonymizer
 from operators.decode import Batch
@@ -47,6 +46,8 @@ class Anonymize:
 
     def speak(self, batch: Batch, rows: list[int]) -> list[np.ndarray]:
         """Return the anonymized waves of some rows, at the job's rate and of their sources' lengths."""
+        import torch  # by the workers alone: whoever plans a job has no use for it
+
         names = batch["speaker_id"] if self.voice_level == "speaker" else batch["utt_id"]
         voices = [self.model.draw_voice(keyed_seed(self.key, "voice", str(names[row]))) for row in rows]
         seeds = [keyed_seed(self.key, "sampling", str(batch["utt_id"][row])) for row in rows]

@@ -103,7 +103,7 @@ def anonymize_index(run: Run, survey: Survey, track: "Track") -> None:
     ]
     track.begin("anonymize", survey.usable_rows, len(finished))
     dataset = read_view(survey.folder, survey.files, select, survey.schema)
-    run_pass(dataset, steps, job.workers, job.gpus, track, "anonymize")
+    run_pass(dataset, survey.usable_rows - len(finished), steps, job.workers, job.gpus, track, "anonymize")
 
 
 def anonymizer_arguments(job: Job, key: bytes) -> dict[str, object]:

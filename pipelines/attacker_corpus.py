@@ -142,4 +142,4 @@ def anonymize_corpus(
     cut = (Cut, {"wanted": alone & wanted, "sample_rate": job.sample_rate})
     steps = [*speech_steps(job, survey.folder, derive_key(run.key, "attacker training"), cut), *then]
     dataset = read_view(survey.folder, survey.files, select, survey.schema)
-    run_pass(dataset, steps, job.workers, job.gpus, track, description)
+    run_pass(dataset, len(wanted), steps, job.workers, job.gpus, track, description)

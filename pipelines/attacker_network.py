@@ -39,7 +39,6 @@ from operators.select import Select
 from operators.write import WriteParts
 from pipelines.anonymize import finished_ids, read_view
 from pipelines.attacker_corpus import Recording, anonymize_corpus, read_recordings, refuse_shared_recordings
-from pipelines.attacker_feed import CropFeed
 from pipelines.audit import listening_steps, speech_steps
 from pipelines.cluster import run_pass
 from pipelines.config import Job
@@ -50,6 +49,7 @@ from pipelines.training.settings import Settings
 
 if TYPE_CHECKING:
     from models.ecapa import SpeakerTask
+    from pipelines.attacker_feed import CropFeed
     from pipelines.progress import Track
 
 FORMAT = "voxveil attacker network 1"
@@ -220,6 +220,7 @@ def fit(
 
     Raises InputError where the training broke down.
     """
+    from pipelines.attacker_feed import CropFeed
     from pipelines.training.loop import read_curve
     from pipelines.training.ray_train import train_on_ray
 
@@ -256,6 +257,8 @@ def fit(
 
 def build(speech: Path, settings: NetworkSettings, initial: Path | None) -> "tuple[SpeakerTask, CropFeed]":
     """Return what every worker trains, and on what. Raises InputError."""
+    from pipelines.attacker_feed import CropFeed
+
     feed = CropFeed(speech, settings.crop_seconds, settings.training.batch_size, settings.training.seed)
     return make_task(settings, initial, len(feed.number_of)), feed
 
@@ -315,11 +318,11 @@ def embed_with(
         steps = speech_steps(job, survey.folder, derive_key(run.key, "attacker"))
         steps += listening_steps(job, survey.folder, folder, weights)
         dataset = read_view(survey.folder, survey.files, select, survey.schema)
-        run_pass(dataset, steps, job.workers, job.gpus, track, description)
+        run_pass(dataset, len(known) - len(done["attacker"]), steps, job.workers, job.gpus, track, description)
     if len(done["released"]) < tried:
         select = Select("released", columns, done["released"] | unusable)
         schema = pa.schema([("utt_id", pa.string()), ("speaker_id", pa.string()), ("audio", AUDIO_TYPE)])
         steps = listening_steps(job, survey.folder, folder, weights)
         dataset = read_view(str(run.work), released, select, schema)
-        run_pass(dataset, steps, job.workers, job.gpus, track, description)
+        run_pass(dataset, tried - len(done["released"]), steps, job.workers, job.gpus, track, description)
     return folder

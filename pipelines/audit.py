@@ -88,7 +88,7 @@ def extract_features(run: Run, survey: Survey, unusable: frozenset[str], track: 
         *audit_steps(job),
         (WriteParts, {"folder": str(folder.absolute()), "schema": features_schema(columns)}),
     ]
-    run_pass(original.union(anonymized), steps, job.workers, job.gpus, track, "audit")
+    run_pass(original.union(anonymized), total - done, steps, job.workers, job.gpus, track, "audit")
 
 
 def anonymize_as_attacker(run: Run, survey: Survey, wanted: frozenset[str], track: "Track") -> None:
@@ -108,7 +108,7 @@ def anonymize_as_attacker(run: Run, survey: Survey, wanted: frozenset[str], trac
     steps = speech_steps(job, survey.folder, derive_key(run.key, "attacker"))
     steps += listening_steps(job, survey.folder, folder, weights)
     dataset = read_view(survey.folder, survey.files, select, survey.schema)
-    run_pass(dataset, steps, job.workers, job.gpus, track, description)
+    run_pass(dataset, len(wanted) - len(finished), steps, job.workers, job.gpus, track, description)
 
 
 def attacker_schema() -> pa.Schema:

@@ -83,6 +83,8 @@ def quieten_and_lock_ray() -> None:
     """Set what Ray reads once, when it is imported: say little, and let nobody without a token in."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Of the processes, a second of computing each, that read the footers of a pass's Parquet files, Ray would start 32.
+    os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
     if not os.environ.get("RAY_ADDRESS") and "ray" not in sys.modules:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -129,11 +131,18 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def run_pass(
-    dataset: "ray.data.Dataset", steps: "list[Step]", workers: int | None, gpus: float, track: "Track", description: str
+    dataset: "ray.data.Dataset",
+    rows: int,
+    steps: "list[Step]",
+    workers: int | None,
+    gpus: float,
+    track: "Track",
+    description: str,
 ) -> tuple[int, int]:
     """Drive `dataset` through `steps` in a pool of 1 to `workers` actors; return (rows written, rows with a reason).
 
-    The last step must be WriteParts. Actors that die are replaced and their batches done again.
+    There are about `rows` rows: no more actors are started than there are batches, since each takes seconds. The last
+    step must be WriteParts. Actors that die are replaced and their batches done again.
     """
     import ray
     from ray.data import ActorPoolStrategy
@@ -141,7 +150,7 @@ def run_pass(
     from operators.chain import Chain
 
     most = max(1, int(ray.cluster_resources().get("CPU", 2)) - 1)
-    most = min(most, workers or most)
+    most = min(most, workers or most, max(1, -(-rows // ROWS_PER_BATCH)))
     receipts = dataset.repartition(target_num_rows_per_block=ROWS_PER_BATCH).map_batches(
         Chain,
         fn_constructor_kwargs={"steps": steps},

@@ -12,8 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from hypothesis import HealthCheck, settings
 
 from operators.schema import AUDIO_TYPE
+
+# Property tests search the same examples on every run, and take the time that they need on a busy machine.
+settings.register_profile(
+    "suite", deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "sample" / "english"

@@ -112,7 +112,8 @@ def prepare(
             *steps,
             (WriteParts, {"folder": str(parts.absolute()), "schema": schema_of(columns), "rows_per_group": 1}),
         ]
-        run_pass(read_view(survey.folder, survey.files, select, survey.schema), every, workers, gpus, track, "prepare")
+        view = read_view(survey.folder, survey.files, select, survey.schema)
+        run_pass(view, wanted - len(finished), every, workers, gpus, track, "prepare")
     table = pds.dataset(parts, format="parquet").to_table(columns=["utt_id", "audio_digest", "reason"])
     unique = {row["utt_id"]: row for row in table.to_pylist()}.values()
     reasons = dict(sorted(Counter(row["reason"] for row in unique if row["reason"]).items()))

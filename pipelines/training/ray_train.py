@@ -33,20 +33,26 @@ def train_on_ray(
 ) -> "Ending":
     """Train what `build(**arguments)` returns in every worker, inside a running Ray session; return how it ended.
 
-    `watch` is given the new lines of the curve, in order, each step once. Raises InputError where the task, the data
-    or a checkpoint is refused.
+    `watch` is given the new lines of the curve, in order, each step once. A training that is done is told again and not
+    started. Raises InputError where the task, the data or a checkpoint is refused.
     """
+    from pipelines.training.checkpoints import newest_step
+    from pipelines.training.loop import ENDING, read_ending
+
+    folder = folder.absolute()
+    former = read_ending(folder)
+    if former is not None and former.ended == "done" and newest_step(folder) >= settings.steps:
+        watch(Tail(folder).new())
+        return former
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # importing torch on a busy machine
     os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # the loop would not ask it
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from pipelines.training.loop import ENDING, read_ending
-
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ENDING).unlink(missing_ok=True)
     if settings.gpu and (gpus := ray.cluster_resources().get("GPU", 0)) < settings.workers:

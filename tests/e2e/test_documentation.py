@@ -3,14 +3,15 @@
 import os
 import re
 import secrets
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import typer
 from documented import PAGES, ROOT, Command, build_world, commands, files, inline_commands
@@ -93,11 +94,12 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
             start_new_session=True,
         )
         yield environment | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
-        head.terminate()  # `ray start --block` takes what it started with it
-        try:
-            head.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
+        everybody = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+        for one in everybody:  # Ray itself takes half a minute to end in good order
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(everybody, timeout=60)
+        head.wait()
 
 
 def script(page: Path) -> str:

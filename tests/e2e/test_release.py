@@ -292,7 +292,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, few_rows: Any, w
     assert resumed.returncode == 0, resumed.stderr
     assert "resumes at" in resumed.stderr
     straight = subprocess.run(
-        start(tmp_path / "straight"), env=environment, capture_output=True, text=True, timeout=300
+        start(tmp_path / "straight"), env=environment, capture_output=True, text=True, timeout=900
     )
     assert straight.returncode == 0, straight.stderr
     first, second = (

@@ -27,6 +27,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium is not installed; test_page parses the page"),
 ]
+PATIENCE = 300  # seconds
 SWITCHES = (
     "--headless",
     "--no-sandbox",
@@ -129,6 +130,7 @@ def test_every_drawing_is_visible_and_has_words(page: Any) -> None:
 def test_mlflow_shows_the_decision_in_its_own_page(
     browser: Any, make_report: ReportMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
 
     report, evidence = make_report(good=False, dataset="sentences")
@@ -147,9 +149,10 @@ def test_mlflow_shows_the_decision_in_its_own_page(
         wait_for(f"http://127.0.0.1:{port}/health", tmp_path / "log")
         resize(browser, 1400)
         browser.get(f"http://127.0.0.1:{port}/#/experiments/1/runs/{run_id}")
-        wait = WebDriverWait(browser, 60)
+        drawn_again = (NoSuchElementException, StaleElementReferenceException)
+        wait = WebDriverWait(browser, PATIENCE, ignored_exceptions=drawn_again)
         wait.until(lambda b: "only 33.1 % of comparisons" in b.find_element("tag name", "body").text)
-        assert "✕ Withhold · release 2026-11-22" in browser.find_element("tag name", "body").text
+        wait.until(lambda b: "✕ Withhold · release 2026-11-22" in b.find_element("tag name", "body").text)
         browser.get(f"http://127.0.0.1:{port}/#/experiments/1/runs/{run_id}/artifacts/report.html")
         frame = wait.until(lambda b: b.find_element("css selector", "iframe"))
         assert "sandbox" in frame.get_property("outerHTML")
@@ -160,13 +163,14 @@ def test_mlflow_shows_the_decision_in_its_own_page(
         browser.switch_to.default_content()
         browser.get("about:blank")
         os.killpg(server.pid, 15)
-        server.wait(30)
+        server.wait(PATIENCE)
 
 
 def wait_for(url: str, log: Path) -> None:
-    for _ in range(120):
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(url, timeout=2):
+            with urllib.request.urlopen(url, timeout=20):
                 return
         except OSError:
             time.sleep(0.5)

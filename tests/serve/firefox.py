@@ -70,7 +70,7 @@ class Firefox:
             self.process = subprocess.Popen(
                 [*command, "--remote-debugging-port", "0"], stdout=output, stderr=output, env=environment
             )
-        async with asyncio.timeout(180):
+        async with asyncio.timeout(600):
             while not (found := re.search(r"BiDi listening on (ws://\S+)", log.read_text())):
                 assert self.process.poll() is None, log.read_text()
                 await asyncio.sleep(0.2)
@@ -99,7 +99,7 @@ class Firefox:
         number = next(self._numbers)
         self._answers[number] = asyncio.get_running_loop().create_future()
         await self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(600):
             answer = await self._answers[number]
         assert answer["type"] == "success", answer
         return dict(answer["result"])
@@ -135,7 +135,7 @@ class Firefox:
 
     async def wait_for(self, script: str) -> None:
         """Wait until an expression is true."""
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(600):
             while not await self.evaluate(script):
                 await asyncio.sleep(0.2)
 

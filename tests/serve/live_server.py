@@ -55,7 +55,7 @@ def live_server(stand_in: Any = None, **config: Any) -> Iterator[LiveServer]:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    assert started.wait(60), "the server did not start"
+    assert started.wait(300), "the server did not start"
     try:
         yield LiveServer(holder["service"], holder["port"])
     finally:

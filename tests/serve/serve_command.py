@@ -20,7 +20,7 @@ from pipelines.serve_ray import free_port
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65_534
-READY_WITHIN = 300.0  # seconds: a busy machine starts Ray slowly
+READY_WITHIN = 900.0  # seconds: a busy machine starts Ray slowly
 
 
 class Command:
@@ -52,7 +52,7 @@ class Command:
 
     def get(self, path: str) -> str:
         """What the server answers to a GET."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=120) as answer:
             return str(answer.read().decode())
 
     def sessions(self) -> dict[str, int]:

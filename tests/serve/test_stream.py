@@ -19,13 +19,14 @@ from serve.tokens import new_token
 
 TOKEN, DIGEST = new_token()
 START = {"type": "start", "sample_rate": 16_000, "token": TOKEN}
+# Those in seconds leave a busy machine its time; a test of what happens when they are over has a server of its own.
 LIMITS = {
     "message_bytes": 20_000,
-    "session_seconds": 4.0,
-    "start_timeout": 0.5,
-    "idle_timeout": 1.0,
+    "session_seconds": 120.0,
+    "start_timeout": 60.0,
+    "idle_timeout": 60.0,
     "window_seconds": 0.5,
-    "patience": 1.0,
+    "patience": 60.0,
     "upload_seconds": 20.0,
     "upload_bytes": 2_000_000,
 }
@@ -39,7 +40,7 @@ def server() -> Iterator[LiveServer]:
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(coroutine, 60))
+    return asyncio.run(asyncio.wait_for(coroutine, 300))
 
 
 async def everything(socket: ClientConnection) -> tuple[list[Any], int]:
@@ -62,7 +63,7 @@ async def said(server: LiveServer, *messages: str | bytes, **options: Any) -> tu
 
 
 def eventually(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.02)
     return holds()
@@ -102,11 +103,9 @@ def test_a_call_is_ready_flows_answers_and_ends_in_good_order(server: LiveServer
         ([json.dumps(START | {"sample_rate": 1})], "bad_start", 4400),
         ([json.dumps(START | {"voice": {"kind": "named", "name": "nobody"}})], "bad_start", 4400),
         ([b"\0\0"], "bad_start", 4400),
-        ([], "bad_start", 4400),  # says nothing until the start's time is over
         ([json.dumps(START | {"token": "wrong"})], "unauthorised", 4401),
         ([json.dumps(START), "nonsense"], "bad_message", 4402),
         ([json.dumps(START), json.dumps({"type": "end"}) + "{"], "bad_message", 4402),
-        ([json.dumps(START)], "idle", 4408),
         ([json.dumps(START), b"\0" * 20_001], "too_big", 4413),
         ([json.dumps(START | {"token": "x" * 9_000})], "too_big", 4413),
         ([json.dumps(START | {"encoding": "float32"}), np.full(9, np.nan, "<f4").tobytes()], "bad_message", 4402),
@@ -123,39 +122,46 @@ def test_what_is_wrong_is_said_and_the_slot_comes_back(
     assert not server.service.holders
 
 
-def test_a_call_that_lasts_too_long_is_ended(server: LiveServer) -> None:
-    async def scene() -> str:
-        with pytest.raises(Refused) as refused:
-            await stream_wave(tone(200, 5.0), 16_000, server.stream, TOKEN)
-        return refused.value.code
+@pytest.mark.parametrize(
+    ("limit", "messages", "error", "close"),
+    [
+        ({"start_timeout": 0.5}, [], "bad_start", 4400),
+        ({"idle_timeout": 0.5}, [json.dumps(START)], "idle", 4408),
+        ({"session_seconds": 0.5}, [json.dumps(START), b"\0" * 20_000], "too_long", 4414),
+    ],
+)
+def test_a_call_whose_time_is_over_is_ended(
+    limit: dict[str, float], messages: list[str | bytes], error: str, close: int
+) -> None:
+    tokens = [{"name": "tests", "sha256": DIGEST, "sessions": 6}]
+    with live_server(tokens=tokens, limits=LIMITS | limit) as server:
+        answers, code = run(said(server, *messages))
+        assert (answers[-1]["code"], code) == (error, close)
+        assert eventually(lambda: not server.service.engine.sessions and not server.service.holders)
 
-    assert run(scene()) == "too_long"
 
+def test_a_flood_is_ended_while_others_talk_on() -> None:
+    async def scene(server: LiveServer) -> None:
+        async with connect(server.stream) as socket:
+            await socket.send(json.dumps(START))
+            reader = asyncio.create_task(everything(socket))
+            calls = []
+            try:
+                for number in range(600):
+                    await socket.send(b"\0" * 16_000)
+                    if number % 20 == 10:  # seconds of the flood wait to be heard; somebody else makes a call
+                        calls.append(await stream_wave(tone(200, 0.5), 16_000, server.stream, TOKEN))
+            except ConnectionClosed:
+                pass
+            messages, _ = await reader
+        codes = [message["code"] for message in messages if isinstance(message, dict) and "code" in message]
+        assert codes == ["too_long"]
+        assert calls
+        assert {(len(call.wave), call.attempts) for call in calls} == {(8_000, 1)}
 
-def test_a_flood_is_ended_while_others_talk_on(server: LiveServer) -> None:
-    async def scene() -> None:
-        async def flood() -> tuple[list[Any], int]:
-            async with connect(server.stream) as socket:
-                await socket.send(json.dumps(START))
-                reader = asyncio.create_task(everything(socket))
-                try:
-                    for _ in range(600):
-                        await socket.send(b"\0" * 16_000)
-                        await asyncio.sleep(0)
-                except ConnectionClosed:
-                    pass
-                return await reader
-
-        neighbour = asyncio.create_task(stream_wave(speech_like(2.0), 16_000, server.stream, TOKEN, realtime=True))
-        await asyncio.sleep(0.4)
-        messages, _ = await asyncio.to_thread(run, flood())
-        codes = {message["code"] for message in messages if isinstance(message, dict) and message["type"] == "error"}
-        assert codes <= {"too_long", "too_fast"}
-        report = await neighbour
-        assert report.attempts == 1
-        assert np.median(report.latencies) < 0.5
-
-    run(scene())
+    tokens = [{"name": "tests", "sha256": DIGEST, "sessions": 6}]
+    with live_server(tokens=tokens, limits=LIMITS | {"session_seconds": 12.0}) as server:
+        run(scene(server))
 
 
 def test_a_token_has_its_number_of_sessions_and_a_replica_its_slots(server: LiveServer) -> None:

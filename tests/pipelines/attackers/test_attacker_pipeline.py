@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from governance.report import Report
 from models.attackers import SpeakerBackend
 from pipelines.attacker_cli import attacker_app
+from pipelines.cluster import ray_session
 from pipelines.config import Job
 from pipelines.progress import Track
 from pipelines.release import run_job
@@ -26,6 +28,13 @@ version: "1"
 rules:
   - {metric: privacy.semi_informed.eer, bound: {at_least: 0.35}, reason: nobody is recognised by who knows the system}
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    """One Ray for the command and the audits."""
+    with ray_session():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -33,9 +33,9 @@ def curve_of(folder: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in read_curve(folder)]
 
 
-def start(folder: Path, steps: int, pause: float) -> subprocess.Popen[bytes]:
+def start(folder: Path, steps: int, *missing: int) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, str(SCRIPT), str(folder), str(steps), str(pause)], env=environment)
+    return subprocess.Popen([sys.executable, str(SCRIPT), str(folder), *map(str, (steps, *missing))], env=environment)
 
 
 def test_a_training_learns_and_validates_on_what_it_was_not_trained_on(tmp_path: Path) -> None:
@@ -53,14 +53,14 @@ def test_a_training_learns_and_validates_on_what_it_was_not_trained_on(tmp_path:
 
 def test_killed_with_no_warning_and_resumed_it_gives_the_same_curve_and_weights_to_the_last_bit(tmp_path: Path) -> None:
     train(ToyTask(), ToyFeed(), settings_of(steps=40, accumulation=2), tmp_path / "whole", Place())
-    running = start(tmp_path / "cut", 40, 0.03)
+    running = start(tmp_path / "cut", 40, 2 * 25)  # it waits for a batch of step 26 until it is killed
     while len(read_curve(tmp_path / "cut")) < 18:
         assert running.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
     running.send_signal(signal.SIGKILL)
     running.wait()
     assert read_ending(tmp_path / "cut") is None
-    assert start(tmp_path / "cut", 40, 0.0).wait() == 0
+    assert start(tmp_path / "cut", 40).wait() == 0
     assert curve_of(tmp_path / "cut") == curve_of(tmp_path / "whole")
     for name in ("weights", "optimizers", "average"):
         file = f"steps/00000040/{name}.safetensors"

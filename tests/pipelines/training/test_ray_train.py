@@ -88,6 +88,15 @@ def test_a_worker_that_is_killed_is_replaced_and_the_curve_is_the_same(tmp_path:
     assert [line["step"] for line in told] == list(range(1, 21))
 
 
+def test_a_training_that_is_done_is_told_again_and_not_started(tmp_path: Path) -> None:
+    told: list[dict[str, float]] = []
+    ending = train(Plain(), ToyFeed(), settings_of(), tmp_path, Place())
+    assert train_on_ray(build, {"kind": "refused"}, settings_of(), tmp_path, told.extend) == ending
+    assert [line["step"] for line in told] == list(range(1, 21))
+    with pytest.raises(InputError, match="lower workers"):  # one step more would be a start
+        train_on_ray(build, {"kind": "plain"}, settings_of(steps=21, workers=500), tmp_path, told.extend)
+
+
 def test_a_poisoned_batch_is_named_whichever_worker_had_it(tmp_path: Path) -> None:
     ending = train_on_ray(build, {"kind": "poisoned"}, settings_of(workers=2), tmp_path, lambda lines: None)
     assert ending.ended == "not finite"

@@ -1,6 +1,6 @@
 """A task that trains in milliseconds, with two players as a codec has; as a script it trains until it is killed.
 
-python toy_training.py FOLDER STEPS SECONDS_A_BATCH
+python toy_training.py FOLDER STEPS [BATCH_THAT_NEVER_COMES]
 """
 
 import sys
@@ -50,11 +50,11 @@ class ToyTask:
 
 @dataclass
 class ToyFeed:
-    """Batches of 4; the item `poisoned` is not a number."""
+    """Batches of 4; the item `poisoned` is not a number, and the batch `missing` never comes."""
 
     seed: int = 0
     poisoned: int | None = None
-    pause: float = 0.0
+    missing: int | None = None
 
     def items(self, number: int) -> list[int]:
         return [item_at(4 * number + place, ITEMS, self.seed)[1] for place in range(4)]
@@ -63,7 +63,8 @@ class ToyFeed:
         return [f"utterance-{item}" for item in self.items(number)]
 
     def batch(self, number: int) -> dict[str, Tensor]:
-        time.sleep(self.pause)
+        while number == self.missing:
+            time.sleep(1)
         return self.make(self.items(number))
 
     def make(self, items: list[int]) -> dict[str, Tensor]:
@@ -83,5 +84,6 @@ def settings_of(**changed: Any) -> Settings:
 
 
 if __name__ == "__main__":
-    target, steps, pause = sys.argv[1:]
-    train(ToyTask(), ToyFeed(pause=float(pause)), settings_of(steps=int(steps), accumulation=2), Path(target), Place())
+    target, steps, *missing = sys.argv[1:]
+    feed = ToyFeed(missing=int(missing[0]) if missing else None)
+    train(ToyTask(), feed, settings_of(steps=int(steps), accumulation=2), Path(target), Place())
