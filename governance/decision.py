@@ -155,16 +155,18 @@ def _sentence(
 ) -> str:
     if estimate is None:
         return f"“{title}” was not measured. Required is {expectation}: what is not known counts as not met."
+    reasons = " ".join(reason.rstrip(".") + "." for reason in estimate.reasons)
     if not math.isfinite(estimate.value):
-        return f"“{title}” could not be computed. Required is {expectation}: what is not known counts as not met."
+        told = f"“{title}” could not be computed. Required is {expectation}: what is not known counts as not met."
+        return f"{told} {reasons}".rstrip()
     digits = _digits(estimate, limit, judged, meaning)
     at_least = rule.bound.at_least is not None
     value_meets = limit is not None and (estimate.value >= limit if at_least else estimate.value <= limit)
     value = written(estimate.value, meaning.unit, digits)
     claim = meaning.claim(f"only {value}" if at_least and not value_meets and not passed else value)
     if not estimate.trustworthy:
-        reasons = " ".join(reason.rstrip(".") + "." for reason in estimate.reasons) or "The audit gives no reason."
-        return f"{claim}. Required is {expectation}, but this figure proves nothing, so it counts as not met. {reasons}"
+        why = reasons or "The audit gives no reason."
+        return f"{claim}. Required is {expectation}, but this figure proves nothing, so it counts as not met. {why}"
     if limit is None:
         return f"{claim}. Required is {expectation}, but what guessing would yield is not known: not met."
     if judged is None:

@@ -26,14 +26,14 @@ def decide_on(estimate: Estimate | None, rule: str = f"metric: {EER}, bound: {{a
 def test_data_that_meets_every_rule_is_released() -> None:
     decision = decide(load_policy("default"), metrics_of_a_good_release())
     assert decision.outcome == "release"
-    assert decision.sentence == "All 9 rules of the policy “default” are met."
+    assert decision.sentence == "All 10 rules of the policy “default” are met."
 
 
 def test_the_decision_to_withhold_is_a_sentence_that_a_lawyer_understands() -> None:
     decision = decide(load_policy("default"), metrics_of_a_weak_anonymizer())
     assert decision.outcome == "withhold"
     assert decision.sentence == (
-        "1 of the 9 rules of the policy “default” is not met, so the data must not be released. An attacker who"
+        "1 of the 10 rules of the policy “default” is not met, so the data must not be released. An attacker who"
         " anonymizes their own reference recordings with the same system confuses speakers in only 33.1 % of"
         " comparisons (95 % interval 27.1 to 39.1 %). Required is at least 40 %: not met."
     )

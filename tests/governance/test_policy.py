@@ -53,9 +53,21 @@ def test_every_built_in_policy_loads_and_gives_its_reasons(name: str) -> None:
 
 
 def test_a_policy_tells_which_attackers_it_needs() -> None:
-    policy = load_policy("default")
+    policy = parse_policy(HEAD + RULE)
     assert policy.needs("lazy_informed")
     assert not policy.needs("semi_informed")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in BUILT_IN.glob("*.yaml")])
+def test_every_built_in_policy_asks_for_the_strongest_attacker(name: str) -> None:
+    assert load_policy(name).needs("semi_informed")
+
+
+def test_review_only_has_the_rules_of_the_default_policy_and_withholds_nothing() -> None:
+    default, review_only = load_policy("default").rules, load_policy("review-only").rules
+    asked, also = ([(rule.metric, rule.bound, rule.confidence) for rule in rules] for rules in (default, review_only))
+    assert asked == also
+    assert {rule.on_fail for rule in review_only} == {"review"}
 
 
 @pytest.mark.parametrize(
