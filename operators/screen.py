@@ -5,7 +5,7 @@ import numpy as np
 from operators.decode import Batch
 
 # Peak below -54 dBFS: no recording of speech is this quiet, and amplifying it would amplify noise alone. A constant
-# offset, as a dead microphone leaves it, is no sound: what counts is half the way from the lowest to the highest sample.
+# offset, as a dead microphone leaves it, is no sound: half the way from the lowest to the highest sample counts.
 SILENCE_PEAK = 0.002
 # A sample counts as clipped at 0.999 of full scale. Loud recordings touch it here and there; at one sample in ten
 # the waveform is flat-topped throughout.

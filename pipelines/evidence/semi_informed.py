@@ -98,8 +98,8 @@ def with_mend(reasons: tuple[str, ...]) -> tuple[str, ...]:
 
 def folds_suffice(speakers: int) -> bool:
     """Say whether folds of so many speakers leave enough of them to train on."""
-    largest = -(-speakers // fold_count(speakers))
-    return speakers - 2 * largest >= FEWEST_TRAINING_SPEAKERS
+    least, larger = divmod(speakers, fold_count(speakers))
+    return speakers - 2 * least - min(larger, 2) >= FEWEST_TRAINING_SPEAKERS
 
 
 def attack_in_folds(
