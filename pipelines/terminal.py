@@ -157,6 +157,24 @@ def run_demo(output: Path, console: Console) -> None:
     print_outcome(outcome, console)
 
 
+def clean_runs(folder: Path, remove: bool, console: Console) -> None:
+    """List the abandoned runs below a folder, and delete them where that is asked."""
+    from pipelines.abandoned import find_abandoned, remove_run
+
+    runs = find_abandoned(folder)
+    for run in runs:
+        if remove:
+            remove_run(run)
+        told = f"{run.size / 1e6:,.1f} MB, started {run.started:%Y-%m-%d %H:%M} UTC"
+        console.print(f"{'removed' if remove else 'abandoned'}  {run.folder}  ({told})", soft_wrap=True)
+    if not runs:
+        console.print(f"no run below {folder} is unfinished and left alone")
+    elif not remove:
+        console.print(
+            "`--resume` with the command that started one goes on with it; `voxveil clean --remove` deletes them"
+        )
+
+
 def show_reports(folders: list[Path], console: Console) -> None:
     """Print the report of each run, or of the newest run of each dataset."""
     for path, report in map(find_report, folders):
