@@ -54,18 +54,24 @@ class Survey:
 def open_index(index: str) -> tuple[pds.Dataset, str]:
     """Return the Arrow dataset of an index and the folder that its audio paths start from. Raises InputError."""
     try:
-        uri = index if "://" in index else str(_absolute(index))
+        uri = index if "://" in index else str(Path(index).absolute())
         filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
         information = filesystem.get_file_info(path)
-    except (pa.ArrowInvalid, OSError) as fault:
+    except Exception as fault:  # a file system of any library's may be behind the URI, with errors of its own
         shown = without_secrets(index)
-        raise InputError(
-            f"cannot open the index {shown}: {type(fault).__name__}; check the path and the credentials"
-        ) from None
+        if "nrecognized filesystem type" in str(fault):
+            why = "pyarrow knows no such kind of URI; name a path, file://, s3:// or gs://, or copy the index here"
+        else:
+            why = f"{type(fault).__name__}; check the path and the credentials"
+        raise InputError(f"cannot open the index {shown}: {why}") from None
     if information.type == pyarrow.fs.FileType.NotFound:
         raise InputError(f"the index {index} does not exist; `voxveil prepare --help` shows how to make one")
     is_folder = information.type == pyarrow.fs.FileType.Directory
     if is_folder:
+        if not path.strip("/"):
+            raise InputError(
+                f"the index {without_secrets(index)} is a whole file system; name a folder or a file in it"
+            )
         found = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True))
         inner = [(entry.path, entry.path[len(path) :].strip("/").split("/")) for entry in found]
         files = sorted(
@@ -213,10 +219,6 @@ def _hash_ids(ids: pa.Array) -> np.ndarray:
         dtype=np.uint64,
         count=len(ids),
     )
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).absolute())
 
 
 def check_first_rows(job: Job, survey: Survey, rows: int = 8) -> list[str]:

@@ -92,8 +92,8 @@ def attack_with(
 
 
 def with_mend(reasons: tuple[str, ...]) -> tuple[str, ...]:
-    """Add to the reasons not to believe an attacker what would mend them, where there are any."""
-    return (*reasons, MEND) if reasons else ()
+    """Add to each reason not to believe an attacker what would mend it."""
+    return tuple(f"{reason} {MEND}" for reason in reasons)
 
 
 def folds_suffice(speakers: int) -> bool:

@@ -51,6 +51,20 @@ def test_an_index_that_is_not_there_says_so(tmp_path: Path) -> None:
         survey_index(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("http://example.org/i.parquet", r"pyarrow knows no such kind of URI; name a path, file://, s3://"),
+        ("/", "is a whole file system; name a folder"),
+        ("s3://key:verysecret@bucket@x/y?scheme=nonsense", "check the path and the credentials"),
+    ],
+)
+def test_a_place_that_cannot_be_read_is_told_in_a_line_without_secrets(uri: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as refused:
+        survey_index(uri)
+    assert "verysecret" not in str(refused.value)
+
+
 def test_a_file_that_is_not_parquet_says_so(tmp_path: Path) -> None:
     (tmp_path / "i.parquet").write_text("utt_id,speaker_id\n")
     with pytest.raises(InputError, match="is not Parquet"):

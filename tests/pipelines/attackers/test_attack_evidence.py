@@ -82,7 +82,7 @@ def test_a_corpus_too_small_to_train_on_says_so_and_names_the_mend() -> None:
     assert not figure.trustworthy
     assert np.isnan(figure.value)
     assert "could not be trained" in figure.reasons[0]
-    assert "--attacker-corpus" in figure.reasons[1]
+    assert "--attacker-corpus" in figure.reasons[0]
     assert any("could not be trained" in note for note in notes)
 
 
