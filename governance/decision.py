@@ -92,16 +92,28 @@ def _margin(result: RuleResult) -> float:
 
 
 def _gravest(failed: Sequence[RuleResult]) -> RuleResult:
-    """Return the failure to tell first: one that withholds, and of those one whose value itself misses the bound."""
+    """Return the failure to tell first: one that withholds, of those one whose value itself misses the bound, and of
+    those the one that misses it by most."""
 
-    def order(result: RuleResult) -> tuple[bool, bool, bool]:
+    def order(result: RuleResult) -> tuple[bool, bool, bool, float]:
         uncertain = False
         if result.value is not None and result.limit is not None:
             at_least = result.rule.bound.at_least is not None
             uncertain = result.value >= result.limit if at_least else result.value <= result.limit
-        return result.rule.on_fail != "withhold", result.judged is None, uncertain
+        return result.rule.on_fail != "withhold", result.judged is None, uncertain, -_shortfall(result)
 
     return min(failed, key=order)
+
+
+def _shortfall(result: RuleResult) -> float:
+    """How far the value of a figure lies on the way from its limit to the worst that there can be, 0 to 1; 0 where it
+    has neither, or where there is no worst."""
+    unit = describe(result.metric.replace(".*", ".2")).unit
+    ends = {"share": (0.0, 1.0), "points": (0.0, 1.0), "score": (1.0, 5.0)}.get(unit)
+    if result.value is None or result.limit is None or ends is None:
+        return 0.0
+    worst = ends[0] if result.rule.bound.at_least is not None else ends[1]
+    return max(0.0, (result.value - result.limit) / (worst - result.limit)) if worst != result.limit else 0.0
 
 
 def _judge_one(rule: Rule, name: str, estimate: Estimate | None, chance: Mapping[str, float]) -> RuleResult:
@@ -155,16 +167,18 @@ def _sentence(
 ) -> str:
     if estimate is None:
         return f"“{title}” was not measured. Required is {expectation}: what is not known counts as not met."
+    reasons = " ".join(reason.rstrip(".") + "." for reason in estimate.reasons)
     if not math.isfinite(estimate.value):
-        return f"“{title}” could not be computed. Required is {expectation}: what is not known counts as not met."
+        told = f"“{title}” could not be computed. Required is {expectation}: what is not known counts as not met."
+        return f"{told} {reasons}".rstrip()
     digits = _digits(estimate, limit, judged, meaning)
     at_least = rule.bound.at_least is not None
     value_meets = limit is not None and (estimate.value >= limit if at_least else estimate.value <= limit)
     value = written(estimate.value, meaning.unit, digits)
     claim = meaning.claim(f"only {value}" if at_least and not value_meets and not passed else value)
     if not estimate.trustworthy:
-        reasons = " ".join(reason.rstrip(".") + "." for reason in estimate.reasons) or "The audit gives no reason."
-        return f"{claim}. Required is {expectation}, but this figure proves nothing, so it counts as not met. {reasons}"
+        why = reasons or "The audit gives no reason."
+        return f"{claim}. Required is {expectation}, but this figure proves nothing, so it counts as not met. {why}"
     if limit is None:
         return f"{claim}. Required is {expectation}, but what guessing would yield is not known: not met."
     if judged is None:

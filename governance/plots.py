@@ -16,6 +16,7 @@ from governance.drawing import AMBER, BLUE, GREEN, INK, LINE, PAPER, SOFT, clean
 from governance.evidence import Evidence
 from metrics.chance import linkability_chance, singling_out_chance
 from metrics.estimate import Estimate
+from metrics.verification import det_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,7 +108,8 @@ def det_curve(scores: Mapping[str, tuple[npt.NDArray[np.floating], npt.NDArray[n
         guess = norm.ppf(np.linspace(lowest, highest, 101))
         axes.plot(guess, -guess, color=SOFT, linewidth=0.9, linestyle=(0, (2, 2)), label="guessing")
         for scenario in _present(scores):
-            false_alarm, miss = _error_rates(*map(_finite, scores[scenario]))
+            mated, nonmated = map(_finite, scores[scenario])
+            false_alarm, miss = det_points(mated, nonmated)
             colour, dashes, _ = _SCENARIO_STYLES[scenario]
             axes.plot(
                 norm.ppf(np.clip(false_alarm, lowest, highest)),
@@ -287,19 +289,6 @@ def subgroup_series(metrics: Mapping[str, Estimate]) -> list[tuple[str, str, lis
             inner = name.removeprefix(f"subgroup.{column}.{value}.")
             series.setdefault((inner, column), []).append((value, estimate))
     return [(name, column, sorted(groups, key=lambda g: g[0])) for (name, column), groups in sorted(series.items())]
-
-
-def _error_rates(
-    mated: npt.NDArray[np.floating], nonmated: npt.NDArray[np.floating]
-) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
-    """Return the false-alarm and the miss rate at (at most 400 of) the thresholds that the scores suggest."""
-    thresholds = np.unique(np.concatenate([mated, nonmated]))
-    if thresholds.size > 400:
-        thresholds = thresholds[np.linspace(0, thresholds.size - 1, 400).astype(int)]
-    thresholds = np.append(thresholds, np.inf)
-    miss = np.searchsorted(np.sort(mated), thresholds, side="left") / max(mated.size, 1)
-    false_alarm = 1 - np.searchsorted(np.sort(nonmated), thresholds, side="left") / max(nonmated.size, 1)
-    return false_alarm, miss
 
 
 def _range(scores: Mapping[str, tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]]) -> tuple[float, float]:

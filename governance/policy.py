@@ -89,6 +89,14 @@ class Rule(BaseModel):
                 f"{kind} with confidence {hopeful} would let an uncertain figure pass; use {cautious} or point"
             )
         number = next(iter(self.bound.model_dump(exclude_none=True).values()))
+        wrong = {"higher": self.bound.at_least is None, "lower": self.bound.at_least is not None, "either": False}
+        if wrong[meaning.better] and not self.metric.startswith("privacy.inference."):  # a trait may have to survive
+            needed = "at_least" if meaning.better == "higher" else "at_most"
+            raise ValueError(f"{meaning.better} is better here, so this bound would pass the bad; use {needed}")
+        if meaning.unit == "share" and number < 0:
+            raise ValueError(
+                f"the bound {number:g} is below 0, where no share can lie, so the rule would ask for nothing"
+            )
         if meaning.unit in ("share", "points") and abs(number) > 1:
             raise ValueError(f"the bound {number:g} is not a fraction; {number:g} % is written {number / 100:g}")
         if meaning.unit == "score" and not 1 <= number <= 5:
@@ -177,7 +185,8 @@ def parse_policy(text: str, where: str = "policy") -> Policy:
 
 def _first_problem(error: ValidationError, data: dict[str, object]) -> str:
     """Return the first of pydantic's findings as one line: the rule, the field, and what is wrong with it."""
-    problems = error.errors()
+    # Rules that are refused are missing from the list, which pydantic then finds too short.
+    problems = [problem for problem in error.errors() if problem["type"] != "too_short"] or error.errors()
     first, more = problems[0], len(problems) - 1
     parts = [str(part) for part in first["loc"]]
     place = ""
@@ -194,6 +203,8 @@ def _first_problem(error: ValidationError, data: dict[str, object]) -> str:
             message = f"unknown field “{what}”"
         case "missing":
             message = f"the field “{what}” is missing"
+        case "too_short":
+            message = "a policy needs a rule at least"
         case "value_error":
             pass
         case _ if what:

@@ -35,12 +35,6 @@ def unknown_labels(labels: Sequence[str], classes: Sequence[str]) -> dict[str, i
     return dict(Counter(label for label in labels if label not in known))
 
 
-def absent_classes(labels: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
-    """Name the classes that no label holds; they are left out of the unweighted average."""
-    present = set(labels)
-    return tuple(name for name in classes if name not in present)
-
-
 def confusion_matrix(labels: Sequence[str], predictions: Sequence[str], classes: Sequence[str]) -> IntArray:
     """Count utterances by label (row) and prediction (column): [C, C + 1], the last column for any other prediction.
 

@@ -14,8 +14,7 @@ import numpy as np
 from whisper_normalizer.basic import BasicTextNormalizer
 from whisper_normalizer.english import EnglishTextNormalizer
 
-from metrics.estimate import Estimate
-from metrics.intervals import DRAWS, IntArray, Labels, ratio_estimate, same_length
+from metrics.intervals import IntArray, same_length
 
 # Written without spaces between words: as in Whisper's evaluation, every character counts as a word.
 SPACELESS_LANGUAGES = frozenset({"ja", "km", "lo", "my", "th", "yue", "zh"})
@@ -82,16 +81,3 @@ def aligned_errors(output: jiwer.WordOutput | jiwer.CharacterOutput) -> tuple[In
         for chunks in output.alignments
     ]
     return np.array(errors, dtype=np.int64), np.array([len(tokens) for tokens in output.references], dtype=np.int64)
-
-
-def word_error_rate(counts: ErrorCounts, speakers: Labels, seed: int, draws: int = DRAWS) -> Estimate:
-    """Estimate the word error rate of the corpus; 0 is perfect, insertions can lift it above 1. `n` counts speakers.
-
-    Raises ValueError when no reference holds a word.
-    """
-    return ratio_estimate(counts.word_errors, counts.reference_words, speakers, seed, draws)
-
-
-def character_error_rate(counts: ErrorCounts, speakers: Labels, seed: int, draws: int = DRAWS) -> Estimate:
-    """Estimate the character error rate of the corpus, as `word_error_rate` does for words."""
-    return ratio_estimate(counts.character_errors, counts.reference_characters, speakers, seed, draws)

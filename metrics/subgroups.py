@@ -1,7 +1,6 @@
-"""One figure for each part of a corpus, say each gender, and the part that fares worst, which an average hides."""
+"""One figure for each part of a corpus, say each gender, so that an average hides nobody."""
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,16 +27,6 @@ def estimate_by_subgroup(
             nan = float("nan")
             estimates[name] = Estimate(nan, nan, nan, 0, trustworthy=False, reasons=(f"Not measurable: {error}.",))
     return estimates
-
-
-def worst_subgroup(estimates: dict[str, Estimate], better: Literal["higher", "lower"]) -> str | None:
-    """Name the subgroup with the worst value (a higher EER is better, a lower WER is); None where none is finite."""
-    finite = {name: estimate.value for name, estimate in estimates.items() if np.isfinite(estimate.value)}
-    if not finite:
-        return None
-    return (
-        min(finite, key=lambda name: finite[name]) if better == "higher" else max(finite, key=lambda name: finite[name])
-    )
 
 
 def within_subgroup_trials(trials: Trials, subgroup_of: dict[Hashable, str]) -> dict[str, Trials]:

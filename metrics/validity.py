@@ -133,15 +133,6 @@ def refuse_training_overlap(training_speakers: Labels, attacked_speakers: Labels
         raise ValueError(f"{len(shared)} speakers are both in the attacker's training corpus and in the trials")
 
 
-def interval_validity(estimate: Estimate, bound: float) -> tuple[str, ...]:
-    """Check that the interval lies on one side of the rule's bound; else say how many speakers would settle it."""
-    if not math.isfinite(estimate.value):
-        return ("The figure could not be measured.",)
-    if estimate.lower < bound < estimate.upper:
-        return (power_statement(estimate, bound),)
-    return ()
-
-
 def speakers_needed(estimate: Estimate, bound: float) -> int | None:
     """Return about how many speakers would bring the interval off the bound; None where no number would.
 
@@ -154,16 +145,3 @@ def speakers_needed(estimate: Estimate, bound: float) -> int | None:
         return None
     arm = estimate.upper - estimate.value if bound > estimate.value else estimate.value - estimate.lower
     return max(estimate.n, math.ceil(estimate.n * (arm / distance) ** 2))
-
-
-def power_statement(estimate: Estimate, bound: float) -> str:
-    """Say in a sentence whether the speakers suffice to tell the value from the bound, else how many more would."""
-    needed = speakers_needed(estimate, bound)
-    if needed is None:
-        return f"No number of speakers can tell the value {estimate.value:.3g} from the bound {bound:.3g}."
-    if needed == estimate.n:
-        return f"{estimate.n} speakers suffice: the interval lies on one side of the bound {bound:.3g}."
-    return (
-        f"{estimate.n} speakers are too few: the interval from {estimate.lower:.3g} to {estimate.upper:.3g} includes "
-        f"the bound {bound:.3g}. About {needed - estimate.n} more would settle it if the value stayed the same."
-    )

@@ -65,19 +65,18 @@ def log_costs(scores: FloatArray, mated: NDArray[np.bool_]) -> FloatArray:
     return np.logaddexp(0.0, np.where(mated, -scores, scores)) / np.log(2)
 
 
-def det_points(trials: Trials, limit: int = 500) -> tuple[FloatArray, FloatArray]:
-    """Return (false alarms, misses), at most `limit` each, of thresholds from lowest to highest, for a DET plot.
+def det_points(mated: ArrayLike, nonmated: ArrayLike, limit: int = 400) -> tuple[FloatArray, FloatArray]:
+    """Return (false alarms, misses) of scores [M] and [N] for a DET plot, thresholds from lowest to highest.
 
-    Points lie on the ROC itself, one after each distinct mated score, evenly thinned in number; both ends are kept.
+    Points lie on the ROC itself, one for each distinct score, thinned evenly to at most `limit`, and one above all;
+    both ends are kept.
     """
-    mated = trials.mated
-    mated_bins, nonmated_bins, count = bin_scores(trials.scores[mated], trials.scores[~mated])
-    misses = np.bincount(mated_bins, minlength=count).cumsum() / mated_bins.size
-    below = np.bincount(nonmated_bins, minlength=count).cumsum() / nonmated_bins.size
-    # At the threshold of bin k all that lies in lower bins is rejected.
-    misses, false_alarms = np.concatenate([[0.0], misses]), 1.0 - np.concatenate([[0.0], below])
-    kept = np.unique(np.linspace(0, count, min(limit, count + 1)).round().astype(np.int64))
-    return false_alarms[kept], misses[kept]
+    own, others = np.sort(np.asarray(mated, np.float64)), np.sort(np.asarray(nonmated, np.float64))
+    thresholds = np.unique(np.concatenate([own, others]))
+    kept = np.linspace(0, thresholds.size - 1, min(limit, thresholds.size)).astype(np.int64)
+    thresholds = np.append(thresholds[kept], np.inf)
+    misses = np.searchsorted(own, thresholds, "left") / max(own.size, 1)
+    return 1.0 - np.searchsorted(others, thresholds, "left") / max(others.size, 1), misses
 
 
 def evaluate_verification(trials: Trials, seed: int, draws: int = DRAWS) -> dict[str, Estimate]:

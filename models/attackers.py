@@ -90,9 +90,7 @@ def train_backend(embeddings: ArrayLike, speakers: ArrayLike, metadata: dict[str
     rows, codes = rows[kept], codes[kept]
     people = int(np.count_nonzero(counts > 1))
     if people < 2:
-        raise ValueError(
-            f"{people} speakers have two utterances or more, and training needs at least two such speakers"
-        )
+        raise ValueError(f"training needs two or more speakers with two utterances each, and there are {people}")
     analysis = LinearDiscriminantAnalysis(solver="eigen", shrinkage=SHRINKAGE)
     try:
         analysis.fit(rows, codes)

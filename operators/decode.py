@@ -7,6 +7,7 @@ index's own folder is opened.
 
 import hashlib
 import io
+import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -91,7 +92,8 @@ class Decode:
             with self.filesystem.open_input_stream(full) as stream:
                 return bytes(stream.read(MAXIMUM_FILE_BYTES))
         except OSError as fault:
-            raise Unusable("file_missing", fault.strerror or "the file cannot be opened") from None
+            why = os.strerror(fault.errno) if fault.errno else "the file cannot be opened"
+            raise Unusable("file_missing", why) from None  # Arrow's own text repeats the path, however long
 
 
 def check_inside(full: str, folder: str) -> None:

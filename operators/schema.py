@@ -8,6 +8,7 @@ import pyarrow as pa
 
 AUDIO_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 REQUIRED_COLUMNS = ("utt_id", "speaker_id", "audio")
+LABELS = ("text", "emotion", "language", "session")  # what the audits read besides, where it is there
 
 
 # Why a row cannot be used: the keys are stored, the sentences are what people read.
@@ -42,14 +43,49 @@ def check_columns(schema: pa.Schema, source: str, extra: tuple[str, ...] = ()) -
         )
     for name in ("utt_id", "speaker_id"):
         kind = schema.field(name).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise InputError(f"{source}: the column {name} is {kind}; it must be a string")
+        if not is_text(kind):
+            raise InputError(f"{source}: the column {name} is {kind}; it must be a string: cast it")
     audio = schema.field("audio").type
-    if not pa.types.is_struct(audio) or {"bytes", "path"} - {field.name for field in audio}:
+    parts = {field.name: field.type for field in audio} if pa.types.is_struct(audio) else {}
+    unset = pa.types.is_null  # the type of a field that no row sets
+    if {"bytes", "path"} - parts.keys() or not (
+        (is_bytes(parts["bytes"]) or unset(parts["bytes"])) and (is_text(parts["path"]) or unset(parts["path"]))
+    ):
         raise InputError(f"{source}: the column audio is {audio}; it must be struct<bytes: binary, path: string>")
+    for name in LABELS:
+        kind = schema.field(name).type if name in schema.names else pa.string()
+        if not survives_as_text(kind):
+            raise InputError(f"{source}: the column {name} is {kind}; it must be a string: cast it, or rename it")
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Say whether a type is a string of either length."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Say whether a type is binary of either length."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def survives_as_text(kind: pa.DataType) -> bool:
+    """Say whether values of a type come back from strings, as which all columns but the audio are carried."""
+    if pa.types.is_null(kind):
+        return True
+    if pa.types.is_nested(kind) or is_bytes(kind):
+        return False
+    try:
+        pa.array([], kind).cast(pa.string()).cast(kind)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return False
+    return True
 
 
 def released_schema(keep: dict[str, pa.DataType]) -> pa.Schema:
-    """Return the schema of a released table: pseudonymous ids, audio, and the columns that the job names."""
+    """Return the schema of a released table: pseudonymous ids, audio, and the columns that the job names.
+
+    A column without any value, which Arrow gives a type of its own, becomes one of strings.
+    """
     fields = [("utt_id", pa.string()), ("speaker_id", pa.string()), ("audio", AUDIO_TYPE)]
-    return pa.schema(fields + list(keep.items()))
+    kept = [(name, pa.string() if pa.types.is_null(kind) else kind) for name, kind in keep.items()]
+    return pa.schema(fields + kept)

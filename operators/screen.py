@@ -4,7 +4,8 @@ import numpy as np
 
 from operators.decode import Batch
 
-# Peak below -54 dBFS: no recording of speech is this quiet, and amplifying it would amplify the noise alone.
+# Peak below -54 dBFS: no recording of speech is this quiet, and amplifying it would amplify noise alone. A constant
+# offset, as a dead microphone leaves it, is no sound: half the way from the lowest to the highest sample counts.
 SILENCE_PEAK = 0.002
 # A sample counts as clipped at 0.999 of full scale. Loud recordings touch it here and there; at one sample in ten
 # the waveform is flat-topped throughout.
@@ -42,7 +43,7 @@ class Screen:
         if seconds < self.min_seconds:
             return "too_short", f"{seconds:.2f} s"
         magnitude = np.abs(wave)
-        peak = float(magnitude.max())
+        peak = float(np.ptp(wave)) / 2
         if peak < SILENCE_PEAK:
             return "silent", f"peak {peak:.5f}"
         clipped = float((magnitude >= FULL_SCALE).mean())

@@ -22,7 +22,7 @@ from operators.anonymize import Anonymize
 from operators.decode import Decode
 from operators.encode import Encode
 from operators.keys import derive_key, pseudonym
-from operators.schema import AUDIO_TYPE, QUARANTINE_REASONS, InputError, released_schema
+from operators.schema import AUDIO_TYPE, LABELS, QUARANTINE_REASONS, InputError, released_schema
 from operators.screen import Screen
 from operators.select import Select
 from operators.write import WriteParts
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 ROWS_PER_SHARD = 512
 ROWS_PER_GROUP = 64
-LABELS = ("text", "emotion", "language", "session")
 
 
 def view_columns(job: Job, survey: Survey) -> tuple[str, ...]:

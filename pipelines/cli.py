@@ -124,6 +124,21 @@ def demo(
     run_demo(output, console)
 
 
+@app.command(epilog="Example: `voxveil clean voxveil-out`; `voxveil clean voxveil-out --remove`")
+@told_in_one_line
+def clean(
+    folder: Annotated[Path, typer.Argument(help="Output folder, or a dataset's folder in it.")] = OUTPUT,
+    remove: Annotated[bool, typer.Option("--remove", help="Delete them; without it they are only listed.")] = False,
+) -> None:
+    """List, or remove, runs that were cut and that nobody resumed; their private tables and keys stay until then.
+
+    Exit codes: 0 done, 2 there is no such folder, 1 anything else.
+    """
+    from pipelines.terminal import clean_runs
+
+    clean_runs(folder, remove, console)
+
+
 @app.command(
     epilog="Example: `voxveil report voxveil-out/calls-2026`; `voxveil report voxveil-out/vpc --format vpc > vpc.tsv`"
 )

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from operators.schema import InputError
+
 if TYPE_CHECKING:
     import ray.data
 
@@ -149,6 +151,10 @@ def run_pass(
 
     from operators.chain import Chain
 
+    if gpus > ray.cluster_resources().get("GPU", 0.0):
+        raise InputError(
+            f"--gpus {gpus:g} asks for more than the {ray.cluster_resources().get('GPU', 0):g} that are here"
+        )
     most = max(1, int(ray.cluster_resources().get("CPU", 2)) - 1)
     most = min(most, workers or most, max(1, -(-rows // ROWS_PER_BATCH)))
     receipts = dataset.repartition(target_num_rows_per_block=ROWS_PER_BATCH).map_batches(

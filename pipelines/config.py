@@ -48,7 +48,7 @@ class Job(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    index: str = Field(description="Parquet file, folder or URI (s3://…) of the corpus.")
+    index: str = Field(min_length=1, description="Parquet file, folder or URI (s3://…) of the corpus.")
     name: Name = Field(description="Name of the dataset; also its MLflow experiment.")
     output: Output = Field(
         Path("voxveil-out"), validate_default=True, description="Folder under which everything is written."
@@ -113,6 +113,12 @@ class Job(BaseModel):
     def one_attacker_at_most(self) -> Self:
         if self.attacker is not None and self.attacker_corpus is not None:
             raise ValueError("name an attacker that was trained, or a corpus to train one on, not both")
+        return self
+
+    @model_validator(mode="after")
+    def some_length_is_allowed(self) -> Self:
+        if self.min_seconds >= self.max_seconds:
+            raise ValueError("min_seconds is not below max_seconds, so no utterance could be used")
         return self
 
     @model_validator(mode="after")

@@ -41,7 +41,7 @@ from pipelines.audit import anonymize_as_attacker, attacker_schema, extract_feat
 from pipelines.cluster import ray_session
 from pipelines.config import Job, job_key
 from pipelines.runs import Run, find_unfinished, start_run
-from pipelines.survey import Survey, check_columns_wanted, survey_index
+from pipelines.survey import Survey, check_columns_wanted, check_output_apart, survey_index
 from pipelines.trials import OfficialTrials, read_trials
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ def plan_job(job: Job, kind: Kind, resume: bool = False) -> Plan:
     """Check everything that can be checked before work starts. Raises InputError, PolicyError, PublishError,
     WeightsMissing or WeightsChanged, each with one line."""
     policy = load_policy(job.policy)
+    check_output_apart(job)
     survey = survey_index(job.index, (*job.keep_columns, *(job.subgroups or ())))
     check_columns_wanted(job, survey)
     training = survey_training(job.attacker_corpus, utterances_of(job.index)) if job.attacker_corpus else None
@@ -188,6 +189,7 @@ def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
 
 def run_anonymize(job: Job, resume: bool, track: "Track") -> tuple[Run, int, dict[str, int]]:
     """Run the anonymizing half alone; return the run, the rows staged, and the count of each quarantine reason."""
+    check_output_apart(job)
     survey = survey_index(job.index, job.keep_columns)
     job_key(job)
     check_columns_wanted(job, survey)

@@ -110,7 +110,7 @@ def start_run(job: Job, kind: str, world: dict[str, str], resume: bool) -> Run:
         descriptor = os.open(folder / "key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(key.hex())
-    run = Run(folder, kind, job, key, ephemeral, world | {"key": _key_mark(key)}, {}, _lock(folder))
+    run = Run(folder, kind, job, key, ephemeral, world | {"key": _key_mark(key)}, {}, lock_run(folder))
     run.save()
     return run
 
@@ -143,7 +143,7 @@ def _resume(job: Job, kind: str, world: dict[str, str], runs: Path) -> Run:
             f"the run {folder.name} cannot be resumed: the {' and the '.join(changed)} changed since; "
             "run it without --resume"
         )
-    return Run(folder, kind, job, key, stored.exists(), now, state["done"], _lock(folder))
+    return Run(folder, kind, job, key, stored.exists(), now, state["done"], lock_run(folder))
 
 
 def _comparable(job: Job) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def _key_mark(key: bytes) -> str:
     return derive_key(key, "mark").hex()
 
 
-def _lock(folder: Path) -> IO[str]:
+def lock_run(folder: Path) -> IO[str]:
     """Lock a run for this process. Raises InputError where another one works on it."""
     lock = (folder / ".lock").open("w")
     try:

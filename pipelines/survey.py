@@ -18,7 +18,7 @@ import pyarrow.dataset as pds
 import pyarrow.fs
 
 from governance.lineage import without_secrets
-from operators.schema import InputError, check_columns
+from operators.schema import InputError, check_columns, survives_as_text
 from operators.select import has_ids
 from pipelines.config import Job
 
@@ -54,18 +54,24 @@ class Survey:
 def open_index(index: str) -> tuple[pds.Dataset, str]:
     """Return the Arrow dataset of an index and the folder that its audio paths start from. Raises InputError."""
     try:
-        uri = index if "://" in index else str(_absolute(index))
+        uri = index if "://" in index else str(Path(index).absolute())
         filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
         information = filesystem.get_file_info(path)
-    except (pa.ArrowInvalid, OSError) as fault:
+    except Exception as fault:  # a file system of any library's may be behind the URI, with errors of its own
         shown = without_secrets(index)
-        raise InputError(
-            f"cannot open the index {shown}: {type(fault).__name__}; check the path and the credentials"
-        ) from None
+        if "nrecognized filesystem type" in str(fault):
+            why = "pyarrow knows no such kind of URI; name a path, file://, s3:// or gs://, or copy the index here"
+        else:
+            why = f"{type(fault).__name__}; check the path and the credentials"
+        raise InputError(f"cannot open the index {shown}: {why}") from None
     if information.type == pyarrow.fs.FileType.NotFound:
         raise InputError(f"the index {index} does not exist; `voxveil prepare --help` shows how to make one")
     is_folder = information.type == pyarrow.fs.FileType.Directory
     if is_folder:
+        if not path.strip("/"):
+            raise InputError(
+                f"the index {without_secrets(index)} is a whole file system; name a folder or a file in it"
+            )
         found = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True))
         inner = [(entry.path, entry.path[len(path) :].strip("/").split("/")) for entry in found]
         files = sorted(
@@ -81,7 +87,11 @@ def open_index(index: str) -> tuple[pds.Dataset, str]:
         files = [path]
     try:
         dataset = pds.dataset(files, filesystem=filesystem, format="parquet")
+        if len(files) > 1:
+            dataset = with_all_columns(dataset, index)
     except (pa.ArrowInvalid, OSError) as fault:
+        if "duplicate field names" in str(fault):
+            raise InputError(f"{index} has two columns of one name; rename one") from None
         raise InputError(f"{index} is not Parquet: {str(fault).splitlines()[0][:120]}") from None
     folder = path if is_folder else path.rpartition("/")[0]
     return dataset, located(uri, folder)
@@ -117,7 +127,7 @@ def survey_index(index: str, extra_columns: tuple[str, ...] = ()) -> Survey:
         hashes.append(_hash_ids(batch["utt_id"]))
         speakers |= set(pc.unique(batch["speaker_id"]).to_pylist())
         if "language" in columns:
-            languages |= {value for value in pc.unique(batch["language"]).to_pylist() if value}
+            languages |= {value for value in pc.unique(batch["language"].cast(pa.string())).to_pylist() if value}
     if rows == 0:
         raise InputError(f"{index} has no rows")
     all_hashes = np.concatenate(hashes)
@@ -136,6 +146,26 @@ def survey_index(index: str, extra_columns: tuple[str, ...] = ()) -> Survey:
     )
 
 
+def with_all_columns(dataset: pds.Dataset, index: str) -> pds.Dataset:
+    """Return a dataset of several files with the columns of all of them; a column may be empty or missing in some.
+
+    Raises InputError for a file that lacks a required column, or has another type of a column than those before it.
+    """
+    kinds: dict[str, pa.DataType] = {}
+    for fragment in dataset.get_fragments():
+        check_columns(fragment.physical_schema, fragment.path)
+        for field in fragment.physical_schema:
+            known = kinds.get(field.name, pa.null())
+            if pa.types.is_null(known):
+                kinds[field.name] = field.type
+            elif field.type != known and not pa.types.is_null(field.type):
+                raise InputError(
+                    f"the files of {index} disagree: the column {field.name} is {field.type} in {fragment.path} and "
+                    f"{known} before it; cast one of them"
+                )
+    return dataset.replace_schema(pa.schema(list(kinds.items())))
+
+
 def read_batches(dataset: pds.Dataset, columns: list[str], index: str) -> Iterator[pa.RecordBatch]:
     """Yield the batches of some columns. Raises InputError where a file cannot be read to its end."""
     try:
@@ -144,14 +174,25 @@ def read_batches(dataset: pds.Dataset, columns: list[str], index: str) -> Iterat
         raise InputError(f"{without_secrets(index)} is damaged: {str(fault).splitlines()[0][:120]}") from None
 
 
+def check_output_apart(job: Job) -> None:
+    """Raise InputError where the output lies in a folder that is an index: its tables would be read as part of it."""
+    for index in (job.index, job.attacker_corpus):
+        folder = Path(index or "")
+        if index is not None and folder.is_dir() and job.output.resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"the output {job.output} lies inside the index {index}, of which every Parquet file is read; choose "
+                "another --output"
+            )
+
+
 def check_columns_wanted(job: Job, survey: Survey) -> None:
     """Raise InputError for a column that the job names and that cannot be carried."""
     for name in (*job.keep_columns, *(job.subgroups or ())):
         if name in RESERVED_COLUMNS:
             raise InputError(f"the column {name} cannot be kept or grouped by: voxveil uses that name; rename it")
         kind = survey.schema.field(name).type
-        if pa.types.is_nested(kind) or pa.types.is_binary(kind):
-            raise InputError(f"the column {name} is {kind}; only plain values can be kept or grouped by")
+        if not survives_as_text(kind):
+            raise InputError(f"the column {name} is {kind}; only plain values can be kept or grouped by: cast it")
     for name in job.subgroups or ():
         if "." in name or name in ("utt_id", "speaker_id", "text"):
             raise InputError(f"the column {name} cannot form subgroups; name one like gender or language")
@@ -178,10 +219,6 @@ def _hash_ids(ids: pa.Array) -> np.ndarray:
         dtype=np.uint64,
         count=len(ids),
     )
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).absolute())
 
 
 def check_first_rows(job: Job, survey: Survey, rows: int = 8) -> list[str]:

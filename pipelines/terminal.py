@@ -54,6 +54,7 @@ def check_json_target(json: Path) -> None:
 
 def describe_plan(job: Job, kind: Kind, console: Console) -> None:
     """Check everything that can be checked, the first rows included, and say what would run."""
+    from pipelines.evidence.semi_informed import folds_suffice
     from pipelines.survey import check_first_rows
 
     plan = plan_job(job, kind)
@@ -79,7 +80,10 @@ def describe_plan(job: Job, kind: Kind, console: Console) -> None:
     elif plan.network is not None:
         table.add_row("semi-informed", f"{escape(plan.network.uri)}, trained on {plan.network.card.speakers} speakers")
     elif plan.trains_in_folds:
-        table.add_row("semi-informed", "trained on folds of the corpus itself; --attacker-corpus names another")
+        enough = "" if folds_suffice(survey.speakers) else f"; {survey.speakers} speakers are too few to believe it"
+        table.add_row(
+            "semi-informed", f"trained on folds of the corpus itself{enough}; --attacker-corpus names another"
+        )
     table.add_row("policy", f"{plan.policy.name} {plan.policy.version}, {len(plan.policy.rules)} rules")
     table.add_row("MLflow", escape(without_secrets(plan.tracking)))
     if kind == "release":
@@ -110,6 +114,8 @@ def print_decision(report: Report, console: Console) -> None:
         verdict = "[green]met[/]" if rule.passed else f"[{STYLES[rule.on_fail][0]}]not met[/]"
         table.add_row(escape(rule.title), escape(rule.expectation), *_measured(rule), verdict)
     console.print(table)
+    for reason in dict.fromkeys(reason for rule in report.rules if rule.figure for reason in rule.figure.reasons):
+        console.print(f"[yellow]not trustworthy:[/] {escape(reason)}")
     counts = report.lineage.counts
     reasons = ", ".join(f"{reason} {count}" for reason, count in counts.reasons.items())
     console.print(
@@ -149,6 +155,24 @@ def run_demo(output: Path, console: Console) -> None:
     with tracking_progress(console) as track:
         outcome = run_job(job, "release", False, track)
     print_outcome(outcome, console)
+
+
+def clean_runs(folder: Path, remove: bool, console: Console) -> None:
+    """List the abandoned runs below a folder, and delete them where that is asked."""
+    from pipelines.abandoned import find_abandoned, remove_run
+
+    runs = find_abandoned(folder)
+    for run in runs:
+        if remove:
+            remove_run(run)
+        told = f"{run.size / 1e6:,.1f} MB, started {run.started:%Y-%m-%d %H:%M} UTC"
+        console.print(f"{'removed' if remove else 'abandoned'}  {run.folder}  ({told})", soft_wrap=True)
+    if not runs:
+        console.print(f"no run below {folder} is unfinished and left alone")
+    elif not remove:
+        console.print(
+            "`--resume` with the command that started one goes on with it; `voxveil clean --remove` deletes them"
+        )
 
 
 def show_reports(folders: list[Path], console: Console) -> None:

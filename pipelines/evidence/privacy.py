@@ -1,5 +1,6 @@
 """Privacy: the speaker-verification attacker's figures in each scenario."""
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,13 @@ from metrics.trials import EnrolmentTrialSplit, Trials, cosine_trials
 from metrics.validity import attack_validity, session_overlap, training_gain, trial_numbers
 from metrics.verification import evaluate_verification
 from models.attackers import SpeakerBackend
-from pipelines.evidence.semi_informed import Listening, attack_by_listening, attack_in_folds, attack_with
+from pipelines.evidence.semi_informed import (
+    Listening,
+    attack_by_listening,
+    attack_in_folds,
+    attack_with,
+    with_mend,
+)
 from pipelines.evidence.subgroups import attack_parts
 from pipelines.evidence.views import Views, stack
 from pipelines.trials import OfficialTrials, keep_listed
@@ -75,6 +82,8 @@ def attack(
         reasons += shared
         figures |= {name: distrust(figure, reasons) for name, figure in found.items()}
         notes += missing
+    if semi_informed is not None and "semi_informed" not in attacks:
+        figures["privacy.semi_informed.eer"] = Estimate(math.nan, math.nan, math.nan, 0, False, untrusted)
     if len(lists) > 1:
         parts = {
             scenario: {name: keep_listed(trials, listed) for name, listed in lists.items()}
@@ -119,7 +128,8 @@ def score_scenarios(
         else:
             trained = attack_with(semi_informed, informed, informed_of, after, tried)
     except ValueError as fault:
-        return attacks, (), [f"The semi-informed attacker could not be trained: {fault}."]
+        told = f"The semi-informed attacker could not be trained: {fault}."
+        return attacks, with_mend((told,)), [told]
     return attacks | {"semi_informed": trained.trials}, trained.reasons, [trained.note]
 
 

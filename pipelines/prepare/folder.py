@@ -48,6 +48,8 @@ def _read_header(path: Path, columns: Mapping[str, str]) -> list[str]:
     if header is None:
         raise InputError(f"{path}: the table is empty; its first line names the columns: {', '.join(REQUIRED)}, …")
     found = [name.strip() for name in header[1]]
+    if len(found) == 1 and (";" in found[0] or "\t" in found[0]):
+        raise InputError(f"{path}: its columns are not separated by commas; save it with commas, or with tabs as .tsv")
     for theirs in columns.values():
         if theirs not in found:
             raise InputError(f"{path}: no column {theirs!r} to map; it has {', '.join(found)}")

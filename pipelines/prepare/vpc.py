@@ -40,6 +40,7 @@ class Official:
 
     utterances: dict[str, Utterance] = field(default_factory=dict)
     roles: dict[str, str] = field(default_factory=dict)
+    role_origins: dict[str, str] = field(default_factory=dict)
     trials: list[dict[str, str | bool]] = field(default_factory=list)
     trial_origins: list[str] = field(default_factory=list)
 
@@ -120,7 +121,10 @@ def _check_trials(official: Official) -> None:
     """Hold the trials against the utterances, once all folders were read."""
     unknown = [utt_id for utt_id in official.roles if utt_id not in official.utterances]
     if unknown:
-        raise InputError(f"enrolment and trials name {len(unknown)} unknown utterances, such as {unknown[0]}")
+        raise InputError(
+            f"{official.role_origins[unknown[0]]}: no wav.scp names the utterance {unknown[0]} ({len(unknown)} such); "
+            "add it there, or remove the line"
+        )
     if not official.trials:
         return
     enrolled = {official.utterances[u].speaker_id for u, role in official.roles.items() if role == "enrolment"}
@@ -146,6 +150,7 @@ def _check_speakers(subset: Path, speakers: dict[str, tuple[int, str]]) -> None:
 
 
 def _take_role(official: Official, utt_id: str, role: str, origin: str) -> None:
+    official.role_origins.setdefault(utt_id, origin)
     if official.roles.setdefault(utt_id, role) != role:
         raise InputError(f"{origin}: utterance {utt_id} is both enrolled and tried; the attacker would know the answer")
 
@@ -171,7 +176,7 @@ def _read_lines(path: Path, optional: bool = False, splits: int = -1) -> Iterato
     if optional and not path.exists():
         return
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 fields = line.split(maxsplit=splits)
                 if fields:

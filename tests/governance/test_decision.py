@@ -26,14 +26,14 @@ def decide_on(estimate: Estimate | None, rule: str = f"metric: {EER}, bound: {{a
 def test_data_that_meets_every_rule_is_released() -> None:
     decision = decide(load_policy("default"), metrics_of_a_good_release())
     assert decision.outcome == "release"
-    assert decision.sentence == "All 9 rules of the policy “default” are met."
+    assert decision.sentence == "All 10 rules of the policy “default” are met."
 
 
 def test_the_decision_to_withhold_is_a_sentence_that_a_lawyer_understands() -> None:
     decision = decide(load_policy("default"), metrics_of_a_weak_anonymizer())
     assert decision.outcome == "withhold"
     assert decision.sentence == (
-        "1 of the 9 rules of the policy “default” is not met, so the data must not be released. An attacker who"
+        "1 of the 10 rules of the policy “default” is not met, so the data must not be released. An attacker who"
         " anonymizes their own reference recordings with the same system confuses speakers in only 33.1 % of"
         " comparisons (95 % interval 27.1 to 39.1 %). Required is at least 40 %: not met."
     )
@@ -60,13 +60,14 @@ def test_confidence_point_looks_at_the_value_alone() -> None:
         (None, "was not measured"),
         (Estimate(math.nan, 0.45, 0.5, 10), "could not be computed"),
         (Estimate(math.inf, 0.45, 0.5, 10), "could not be computed"),
+        (Estimate(math.nan, math.nan, math.nan, 0, False, ("Nobody to train on",)), "not met. Nobody to train on."),
         (Estimate(0.47, math.nan, 0.5, 10), "how uncertain the figure is could not be computed"),
         (
             Estimate(0.47, 0.45, 0.5, 3, trustworthy=False, reasons=("Only 3 speakers took part",)),
             "this figure proves nothing, so it counts as not met. Only 3 speakers took part.",
         ),
     ],
-    ids=["missing", "NaN", "infinite", "no interval", "untrustworthy"],
+    ids=["missing", "NaN", "infinite", "NaN with a reason", "no interval", "untrustworthy"],
 )
 def test_what_is_not_known_counts_as_not_met(estimate: Estimate | None, told: str) -> None:
     decision = decide_on(estimate)
@@ -127,6 +128,22 @@ def test_a_star_fails_when_any_population_is_untrustworthy() -> None:
         "privacy.lazy_informed.linkability.5": Estimate(0.2, 0.15, 0.25, 2, trustworthy=False, reasons=("Too few.",)),
     }
     assert decide(policy, metrics).outcome == "withhold"
+
+
+def test_the_rule_that_is_missed_by_most_is_told_first() -> None:
+    rules = (
+        "metric: privacy.ignorant.eer, bound: {at_least: 0.4}",
+        "metric: privacy.semi_informed.eer, bound: {at_least: 0.35}",
+        "metric: privacy.lazy_informed.linkability.5, bound: {at_most: 0.3}",
+        "metric: privacy.lazy_informed.cllr, bound: {at_least: 0.9}",
+    )
+    metrics = {
+        "privacy.ignorant.eer": Estimate(0.32, 0.27, 0.37, 24),
+        "privacy.semi_informed.eer": Estimate(0.16, 0.11, 0.21, 24),
+        "privacy.lazy_informed.linkability.5": Estimate(0.58, 0.49, 0.67, 24),
+        "privacy.lazy_informed.cllr": Estimate(0.1, 0.1, 0.1, 24),
+    }
+    assert "Above all, an attacker trained on speech from the same" in decide(policy_of(*rules), metrics).sentence
 
 
 def test_a_star_that_nothing_answers_to_fails() -> None:

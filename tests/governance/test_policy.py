@@ -52,10 +52,33 @@ def test_every_built_in_policy_loads_and_gives_its_reasons(name: str) -> None:
     assert all(len(rule.reason.split()) > 8 for rule in policy.rules)
 
 
+def test_a_trait_may_be_asked_to_survive() -> None:
+    text = one_rule(metric="privacy.inference.gender.anonymized", bound="{at_least: 0.8}")
+    assert parse_policy(text).rules[0].bound.at_least == 0.8
+
+
+def test_a_single_mistake_is_not_said_to_be_several() -> None:
+    with pytest.raises(PolicyError) as refused:
+        parse_policy(one_rule(metric="privacy.lazy_informed.err"))
+    assert "more)" not in str(refused.value)
+
+
 def test_a_policy_tells_which_attackers_it_needs() -> None:
-    policy = load_policy("default")
+    policy = parse_policy(HEAD + RULE)
     assert policy.needs("lazy_informed")
     assert not policy.needs("semi_informed")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in BUILT_IN.glob("*.yaml")])
+def test_every_built_in_policy_asks_for_the_strongest_attacker(name: str) -> None:
+    assert load_policy(name).needs("semi_informed")
+
+
+def test_review_only_has_the_rules_of_the_default_policy_and_withholds_nothing() -> None:
+    default, review_only = load_policy("default").rules, load_policy("review-only").rules
+    asked, also = ([(rule.metric, rule.bound, rule.confidence) for rule in rules] for rules in (default, review_only))
+    assert asked == also
+    assert {rule.on_fail for rule in review_only} == {"review"}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +93,7 @@ def test_a_policy_tells_which_attackers_it_needs() -> None:
             one_rule(bound="{at_least: 0.4, at_least: 0.1}"),
             "policy, line 4: the key “at_least” is written twice",
         ),
-        ("name: x\nversion: 1\nrules: []\n", "policy, rules: tuple should have at least 1 item"),
+        ("name: x\nversion: 1\nrules: []\n", "policy, a policy needs a rule at least"),
         ("name: x\nrules:\n" + RULE, "policy, the field “version” is missing"),
         (HEAD + RULE + "owner: me\n", "policy, unknown field “owner”"),
         (one_rule(severity="high"), "policy, rule 1 (privacy.lazy_informed.eer): unknown field “severity”"),
@@ -104,6 +127,13 @@ def test_a_policy_tells_which_attackers_it_needs() -> None:
             one_rule(bound="{at_most: 0.4}", confidence="lower"),
             "at_most with confidence lower would let an uncertain figure pass; use upper or point",
         ),
+        (one_rule(bound="{at_most: 0.4}"), "higher is better here, so this bound would pass the bad; use at_least"),
+        (
+            one_rule(metric="privacy.unprotected.eer"),
+            "lower is better here, so this bound would pass the bad; use at_most",
+        ),
+        (one_rule(metric="utility.wer.increase"), "use at_most"),
+        (one_rule(bound="{at_least: -0.4}"), "the bound -0.4 is below 0, where no share can lie"),
         (one_rule(on_fail="ignore"), "on_fail: input should be 'withhold' or 'review'"),
         (one_rule(metric="'privacy.*.linkability.*'"), "only one * can stand in the name of a metric"),
         (

@@ -44,10 +44,3 @@ def test_a_value_on_the_bound_is_settled_by_no_number() -> None:
 )
 def test_rules_that_pass_or_fail_clearly_or_prove_nothing_get_no_note(estimate: Estimate) -> None:
     assert notes(estimate) == []
-
-
-def test_the_strict_policy_asks_for_the_trained_attacker() -> None:
-    from governance.policy import load_policy
-
-    assert load_policy("strict").needs("semi_informed")
-    assert not load_policy("default").needs("semi_informed")

@@ -54,7 +54,7 @@ def test_a_run_holds_all_that_a_reader_looks_for(store: str, artifacts: Path, ma
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "✓ Release · release 2026-11-22"
     assert run.data.tags["decision"] == "release"
-    assert run.data.tags["policy"] == "default 1.0"
+    assert run.data.tags["policy"] == "default 1.1"
     assert run.data.tags["profile"] == "embedded"
     assert run.data.tags["anonymizer"] == "mcadams"
     assert run.data.tags["mlflow.note.content"] == summary(report)

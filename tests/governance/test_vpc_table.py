@@ -54,7 +54,8 @@ def test_an_official_list_has_a_row_of_its_own_with_its_gender(make_report: Repo
     report = make_report()[0]
     rows = rows_of(vpc_table([report.model_copy(update={"metrics": report.metrics | dict.fromkeys(names, figure)})]))
     found = {row["trials"]: (row["gender"], row["value"]) for row in rows if row["attacker"] == "semi_informed"}
-    assert found == {"libri_test_trials_f": ("f", "7.48"), "iemocap": ("all", "7.48")}
+    lists = {"libri_test_trials_f": ("f", "7.48"), "iemocap": ("all", "7.48")}
+    assert {name: found[name] for name in lists} == lists
 
 
 def test_the_command_writes_the_table_of_finished_jobs(make_report: ReportMaker, tmp_path: Path) -> None:

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from metrics.estimate import Estimate
 from metrics.intervals import ratio_estimate
-from metrics.subgroups import estimate_by_subgroup, within_subgroup_trials, worst_subgroup
+from metrics.subgroups import estimate_by_subgroup, within_subgroup_trials
 from metrics.trials import matrix_trials
 
 ERRORS, WORDS = np.array([1, 2, 9, 9, 0]), np.array([10, 10, 10, 10, 0])
@@ -20,13 +19,6 @@ def test_each_subgroup_is_evaluated_on_its_own_rows() -> None:
     assert estimates["x"].reasons == (
         "Not measurable: the denominators add up to zero: there is nothing to divide by.",
     )
-    assert worst_subgroup(estimates, better="lower") == "m"
-    assert worst_subgroup(estimates, better="higher") == "f"
-
-
-def test_no_finite_subgroup_has_no_worst() -> None:
-    nan = float("nan")
-    assert worst_subgroup({"f": Estimate(nan, nan, nan, 0)}, better="lower") is None
 
 
 def test_trials_within_a_gender_compare_nobody_across() -> None:

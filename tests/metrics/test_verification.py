@@ -67,12 +67,15 @@ def test_eer_equals_brute_force_over_randomised_rules(mated: list[float], nonmat
 
 def test_det_points_lie_on_sklearns_roc() -> None:
     trials = gaussian_trials(1.0, 10, 8, seed=2, steps=5)
-    false_alarms, misses = det_points(trials, limit=10_000)
+    mated, nonmated = trials.scores[trials.mated], trials.scores[~trials.mated]
+    false_alarms, misses = det_points(mated, nonmated, limit=10_000)
     fpr, tpr, _ = roc_curve(trials.mated, trials.scores, drop_intermediate=False)
     known = {(round(a, 12), round(1 - b, 12)) for a, b in zip(fpr, tpr, strict=True)}
-    assert {(round(a, 12), round(b, 12)) for a, b in zip(false_alarms, misses, strict=True)} <= known
+    assert {(round(a, 12), round(b, 12)) for a, b in zip(false_alarms, misses, strict=True)} == known
     assert (false_alarms[0], misses[0], false_alarms[-1], misses[-1]) == (1.0, 0.0, 0.0, 1.0)
-    assert len(det_points(trials, limit=7)[0]) == 7
+    thinned = det_points(mated, nonmated, limit=7)
+    assert len(thinned[0]) == 8
+    assert (thinned[0][0], thinned[1][0], thinned[0][-1], thinned[1][-1]) == (1.0, 0.0, 0.0, 1.0)
 
 
 @given(score_lists, score_lists)

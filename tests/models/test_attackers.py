@@ -96,7 +96,7 @@ def test_speakers_with_one_utterance_teach_nothing() -> None:
 @pytest.mark.parametrize(
     ("embeddings", "speakers", "message"),
     [
-        (np.eye(4), ["a", "a", "b", "c"], "1 speakers have two utterances"),
+        (np.eye(4), ["a", "a", "b", "c"], "two utterances each, and there are 1"),
         (np.ones((4, 3)), ["a", "a", "b", "b"], "nothing to learn"),
         (np.full((4, 3), np.nan), ["a", "a", "b", "b"], "not finite"),
         (np.eye(4), ["a", "a", "b"], "3 speakers are named"),

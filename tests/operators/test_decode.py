@@ -63,6 +63,11 @@ def test_audio_is_found_beside_the_index(tmp_path: Path, sample_wave: np.ndarray
     assert outcome(tmp_path, {"bytes": None, "path": "audio/a.wav"})[0] == ""
 
 
+def test_a_path_that_is_too_long_for_the_system_is_not_repeated(tmp_path: Path) -> None:
+    decoded = Decode(str(tmp_path), RATE, 30.0)({"utt_id": ["a"], "audio": [{"bytes": None, "path": "x" * 5000}]})
+    assert (decoded["reason"][0], len(decoded["detail"][0]) < 40) == ("file_missing", True)
+
+
 @pytest.mark.parametrize("path", ["../secret.wav", "audio/../../secret.wav", "/etc/passwd", "a\\..\\b.wav"])
 def test_a_path_that_leaves_the_folder_is_refused_unopened(tmp_path: Path, sample_wave: np.ndarray, path: str) -> None:
     inside = tmp_path / "corpus"
@@ -98,6 +103,9 @@ def test_each_fault_gets_its_own_reason(tmp_path: Path, sample_wave: np.ndarray)
     assert outcome(tmp_path, {"bytes": b"This is no sound at all.\n" * 40, "path": "text.wav"})[0] == "unreadable"
     assert outcome(tmp_path, {"bytes": encode(np.zeros(0)), "path": None})[0] == "empty"
     assert outcome(tmp_path, None)[0] == "missing_audio"
+    assert (
+        outcome(tmp_path, {"bytes": encode(np.full(RATE * 2, 0.4)), "path": None})[0] == "silent"
+    )  # a dead microphone
 
 
 def test_a_small_file_that_unpacks_to_hours_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:

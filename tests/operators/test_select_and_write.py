@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from operators.decode import object_array
-from operators.schema import AUDIO_TYPE
+from operators.schema import AUDIO_TYPE, released_schema
 from operators.select import Select
 from operators.write import WriteParts
 
@@ -28,6 +28,10 @@ def test_rows_without_ids_and_excluded_rows_stay_behind() -> None:
     assert kept["utt_id"].to_pylist() == ["a"]
     assert kept["view"].to_pylist() == ["original"]
     assert kept["text"].to_pylist() == [None]
+
+
+def test_a_kept_column_without_any_value_is_one_of_strings() -> None:
+    assert released_schema({"note": pa.null(), "age": pa.int8()}).field("note").type == pa.string()
 
 
 def test_only_the_named_rows_are_kept_where_names_are_given() -> None:

@@ -35,6 +35,8 @@ def test_commas_separate_columns() -> None:
         ({"anonymizer": "magic"}, r"no anonymizer is called 'magic'; there are mcadams, streamvoiceanon, identity"),
         ({"anonymizer": "streamvoiceanon"}, r"needs a model and a voice bank: --model FOLDER"),
         ({"keep_columns": "speaker_id"}, r"keep_columns: speaker_id is released anyway"),
+        ({"index": ""}, r"index: .*at least 1 character"),
+        ({"min_seconds": 9.0, "max_seconds": 3.0}, r"min_seconds is not below max_seconds"),
         ({"profile": "best"}, r"profile: .*embedded"),
         ({"sample_rate": 10}, r"sample_rate: .*8000"),
         ({"spelling": 1}, r"spelling: .*Fields: index, name"),

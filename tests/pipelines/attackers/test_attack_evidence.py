@@ -75,10 +75,14 @@ def test_without_being_asked_for_there_is_no_trained_attack() -> None:
     assert not any("semi_informed" in name for name in figures)
 
 
-def test_a_corpus_too_small_to_train_on_has_no_figure_and_a_note() -> None:
+def test_a_corpus_too_small_to_train_on_says_so_and_names_the_mend() -> None:
     attacks, figures, notes = attack(*make(3, masked), seed=0, semi_informed="folds")
     assert "semi_informed" not in attacks
-    assert "privacy.semi_informed.eer" not in figures
+    figure = figures["privacy.semi_informed.eer"]
+    assert not figure.trustworthy
+    assert np.isnan(figure.value)
+    assert "could not be trained" in figure.reasons[0]
+    assert "--attacker-corpus" in figure.reasons[0]
     assert any("could not be trained" in note for note in notes)
 
 

@@ -15,6 +15,7 @@ from pipelines.evidence.semi_informed import (
     attack_in_folds,
     attack_with,
     deal_folds,
+    folds_suffice,
 )
 
 UTTERANCES = 6
@@ -88,19 +89,27 @@ def test_a_voice_that_was_left_is_found() -> None:
 
 
 def test_too_few_training_speakers_are_not_trusted() -> None:
-    few, enough = attack(*corpus(12, voice=1.0)), attack(*corpus(26, voice=1.0))
-    assert "trained on 8 speakers; at least 20" in few.reasons[0]
+    few, enough = attack(*corpus(12, voice=1.0)), attack(*corpus(24, voice=1.0))
+    assert "trained on 10 speakers; at least 20" in few.reasons[0]
+    assert "--attacker-corpus" in few.reasons[0]
     assert enough.reasons == ()
     assert "trained on 20 others or more" in enough.note
 
 
+@pytest.mark.parametrize("speakers", [2, 23, 24, 25, 26, 27, 37, MANY_SPEAKERS - 1, MANY_SPEAKERS])
+def test_it_is_known_beforehand_whether_folds_leave_enough_people(speakers: int) -> None:
+    dealt = np.bincount(list(deal_folds(np.arange(speakers), 0).values()))
+    assert folds_suffice(speakers) == (speakers - np.sort(dealt)[-2:].sum() >= 20)
+    assert folds_suffice(speakers) == (speakers >= 24)
+
+
 def test_a_corpus_of_three_speakers_has_nobody_to_train_on() -> None:
-    with pytest.raises(ValueError, match="speakers have two utterances"):
+    with pytest.raises(ValueError, match="two or more speakers with two utterances"):
         attack(*corpus(3, voice=1.0))
 
 
 def test_folds_hold_nearly_equally_many_people() -> None:
-    for speakers, folds in ((13, 10), (MANY_SPEAKERS, 5)):
+    for speakers, folds in ((13, 12), (MANY_SPEAKERS, 5)):
         dealt = np.bincount(list(deal_folds(np.array([f"s{n}" for n in range(speakers)]), 0).values()))
         assert len(dealt) == folds
         assert dealt.max() - dealt.min() <= 1

@@ -70,6 +70,7 @@ def test_a_spreadsheets_byte_order_mark_is_no_part_of_the_header(recordings: Pat
             "utt_id,path\na1,audio/a1.flac\n",
             r"metadata\.csv: column speaker_id is missing; it has utt_id, path\. Rename",
         ),
+        ("utt_id;speaker_id;path\na1;anna;audio/a1.flac\n", r"metadata\.csv: its columns are not separated by commas"),
         ("utt_id,speaker_id,path,text,text\n", r"metadata\.csv: column text is there twice"),
         ("utt_id,speaker_id,path,audio\n", r"metadata\.csv: a column named audio would hide the audio"),
         (

@@ -92,7 +92,7 @@ def test_a_path_that_leaves_the_folder_is_refused(data: Path, path: str) -> None
 @pytest.mark.parametrize(
     ("table", "text", "message"),
     [
-        ("libri_trials/trials", "anna nobody-9 target\n", "name 1 unknown utterances, such as nobody-9"),
+        ("libri_trials/trials", "anna nobody-9 target\n", "trials, line .: no wav.scp names the utterance nobody-9"),
         ("libri_trials/trials", "dora anna-2 nontarget\n", "speaker dora is not enrolled"),
         ("libri_trials/trials", "anna anna-2 target\nbert bert-2 target\n", "all 2 trials are target ones"),
         ("libri_trials/trials", "anna anna-2 nontarget\nbert bert-2 target\n", "contradicts the speaker"),
@@ -110,6 +110,16 @@ def test_tables_that_contradict_each_other_are_refused(data: Path, table: str, t
     with pytest.raises(InputError, match=message):
         prepare_vpc(data, data / "index.parquet", False)
     assert not (data / "index.parquet").exists()
+
+
+def test_tables_that_were_saved_on_windows_are_read_the_same(data: Path) -> None:
+    before = prepare_vpc(data, data / "index.parquet", False)
+    rows = pq.read_table(data / "index.parquet").to_pylist()
+    for table in ("wav.scp", "utt2spk", "trials"):
+        lines = (data / "libri_trials" / table).read_text().splitlines()
+        (data / "libri_trials" / table).write_bytes("\r\n".join(["\ufeff" + lines[0], *lines[1:], ""]).encode())
+    assert prepare_vpc(data, data / "index.parquet", False).rows == before.rows
+    assert pq.read_table(data / "index.parquet").to_pylist() == rows
 
 
 def test_one_utterance_in_two_folders_stands_there_once(data: Path) -> None:
