@@ -59,7 +59,9 @@ def check_columns(schema: pa.Schema, source: str, extra: tuple[str, ...] = ()) -
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Say whether a type is a string of either length."""
+    """Say whether a type is a string of either length, or a category of strings, as pandas writes it."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 

@@ -6,8 +6,8 @@ import pyarrow.compute as pc
 
 def has_ids(table: pa.Table | pa.RecordBatch) -> pa.Array:
     """Return for each row whether it has an utt_id and a speaker_id that are not empty."""
-    present = [pc.greater(pc.fill_null(pc.binary_length(table[name]), 0), 0) for name in ("utt_id", "speaker_id")]
-    return pc.and_(*present)
+    names = [table[name].cast(pa.string()) for name in ("utt_id", "speaker_id")]
+    return pc.and_(*(pc.greater(pc.fill_null(pc.binary_length(column), 0), 0) for column in names))
 
 
 class Select:

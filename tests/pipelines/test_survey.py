@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from operators.schema import InputError
+from operators.select import Select
 from pipelines.config import Job
 from pipelines.survey import check_columns_wanted, check_output_apart, located, survey_index
 
@@ -103,6 +104,18 @@ def test_columns_that_the_passes_could_not_carry_are_named(
     pq.write_table(pa.table(columns), tmp_path / "i.parquet")
     with pytest.raises(InputError, match=rf"the column {column} is {re.escape(kind)}.*must be a? ?str"):
         survey_index(str(tmp_path / "i.parquet"))
+
+
+def test_speakers_that_are_categories_are_read(tmp_path: Path, write_index: Any) -> None:
+    index = write_index(tmp_path / "i.parquet", [row("a", "s"), row("b", "t"), row("b", "t"), row("c", None)])
+    table = pq.read_table(index)
+    for name in ("utt_id", "speaker_id"):
+        column = table[name].combine_chunks().dictionary_encode()
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    pq.write_table(table, index)
+    survey = survey_index(str(index))
+    assert (survey.speakers, survey.duplicate_ids, survey.missing_id_rows) == (2, frozenset({"b"}), 1)
+    assert Select("original", ("utt_id", "speaker_id"))(table)["speaker_id"].to_pylist() == ["s", "t", "t"]
 
 
 def test_languages_that_are_numbers_are_languages_that_nobody_knows(tmp_path: Path, write_index: Any) -> None:
