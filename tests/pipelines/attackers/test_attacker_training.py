@@ -19,7 +19,7 @@ from pipelines.release import run_job
 
 pytestmark = pytest.mark.slow
 
-STEPS = 60
+STEPS = 120  # enough to be cut in their middle on any machine
 NETWORK = f"""
 channels: 8
 attention_channels: 8
