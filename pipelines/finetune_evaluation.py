@@ -96,6 +96,7 @@ def audit_of(job: FinetuneJob, index: str, model: str, voices: str) -> Job:
     """Return the audit of a model."""
     fields = {"index": index, "name": f"{job.name}-audit", "output": job.output, "anonymizer": "streamvoiceanon"}
     fields |= {"model": model, "voices": voices, "profile": job.profile, "policy": job.policy}
+    fields["attacker_corpus"] = job.attacker_corpus
     return load_job(None, fields | {"workers": job.workers, "gpus": job.gpus})
 
 

@@ -51,6 +51,10 @@ class FinetuneJob(BaseModel):
     training: Settings = Field(description="The loop.")
     evaluation_index: str | None = Field(None, description="Index to audit; default: the held-out speakers.")
     voices: str | None = Field(None, description="Voice bank of the audits; default: neutral training speech.")
+    attacker_corpus: str | None = Field(
+        None,
+        description="Index of other people's speech to train the audits' attacker on; default: the audited speech.",
+    )
     policy: str = Field("default", description="Policy whose privacy rules the result must meet.")
     profile: Literal["embedded", "standard"] = Field("embedded", description="Auditors.")
     alias: str = Field("approved", description="MLflow alias that the model gets when it passes.")
@@ -76,7 +80,8 @@ class FinetuneJob(BaseModel):
 
 def load_finetune(config: str, **options: object) -> FinetuneJob:
     """Return the job of a YAML file, or of a built-in size by its bare name. Raises InputError, one line."""
-    return load_fields(FinetuneJob, find_config(config, "finetune"), options, ("index", "model", "voices", "policy"))
+    paths = ("index", "model", "voices", "policy", "evaluation_index", "attacker_corpus")
+    return load_fields(FinetuneJob, find_config(config, "finetune"), options, paths)
 
 
 def find_config(config: str, kind: str) -> Path:
