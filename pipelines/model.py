@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from operators.schema import InputError
+from pipelines.faults import told_in_one_line
+
 model_app = typer.Typer(help="Convert model files.")
 
 
@@ -14,6 +17,7 @@ def about() -> None:
 
 
 @model_app.command("convert")
+@told_in_one_line
 def convert_checkpoint(
     source: Annotated[str, typer.Argument(help="Folder with the five published files, or Hugging Face repository.")],
     target: Annotated[Path, typer.Argument(help="Folder for the safetensors file and its JSON configuration.")],
@@ -24,7 +28,6 @@ def convert_checkpoint(
     try:
         convert(source, target)
     except (CheckpointError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+        raise InputError(str(error)) from None
     for path in sorted(target.iterdir()):
         typer.echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")

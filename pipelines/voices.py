@@ -14,6 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
+from operators.schema import InputError
+from pipelines.faults import told_in_one_line
+
 PUBLISHED = "Plachta/StreamVoiceAnon"
 voices_app = typer.Typer(help="Build and inspect voice banks: the pseudo-voices that anonymized speech is given.")
 
@@ -113,6 +116,7 @@ def read_audio(row: PromptRow, sample_rate: int) -> Any:
 
 
 @voices_app.command("build")
+@told_in_one_line
 def build(
     index: Annotated[Path, typer.Argument(help="CSV or Parquet index of prompts: speaker_id, and path or audio.")],
     output: Annotated[Path, typer.Argument(help="The voice bank to write (Parquet).")],
@@ -129,14 +133,14 @@ def build(
         loaded = StreamVoiceAnon.from_pretrained(model)
         count, left_out = build_voice_bank(index, output, loaded, prompts_per_voice, seconds, average, neutral)
     except (CheckpointError, ValueError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+        raise InputError(str(error)) from None
     typer.echo(f"{output}: {count} voices" + (f", {len(left_out)} speakers left out" if left_out else ""))
     for reason in left_out:
         typer.echo(f"  {reason}", err=True)
 
 
 @voices_app.command("list")
+@told_in_one_line
 def list_voices(bank: Annotated[Path, typer.Argument(help="A voice bank.")]) -> None:
     """List the voices of a bank with the length of their prompts."""
     from models.streamvoiceanon import VoiceBank
@@ -144,8 +148,7 @@ def list_voices(bank: Annotated[Path, typer.Argument(help="A voice bank.")]) -> 
     try:
         voices = VoiceBank.load(bank).voices
     except (ValueError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+        raise InputError(str(error)) from None
     for voice in voices:
         typer.echo(f"{voice.voice_id}  {voice.seconds:5.1f} s")
     typer.echo(f"{len(voices)} voices")

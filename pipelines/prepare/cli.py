@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.faults import console as errors
+from pipelines.faults import told_in_one_line
+
 if TYPE_CHECKING:
     from pipelines.prepare.index import PreparedIndex
 
@@ -30,6 +33,7 @@ Embed = Annotated[
 
 
 @prepare_app.command()
+@told_in_one_line
 def emodb(source: Source, output: Output = None, embed: Embed = False) -> None:
     """Index the Berlin Database of Emotional Speech, as it is downloaded.
 
@@ -41,6 +45,7 @@ def emodb(source: Source, output: Output = None, embed: Embed = False) -> None:
 
 
 @prepare_app.command()
+@told_in_one_line
 def librispeech(source: Source, output: Output = None, embed: Embed = False) -> None:
     """Index LibriSpeech, or one subset of it, as openslr.org unpacks it.
 
@@ -52,6 +57,7 @@ def librispeech(source: Source, output: Output = None, embed: Embed = False) -> 
 
 
 @prepare_app.command()
+@told_in_one_line
 def folder(
     source: Source,
     output: Output = None,
@@ -77,6 +83,7 @@ def folder(
 
 
 @prepare_app.command()
+@told_in_one_line
 def vpc(
     source: Source,
     output: Output = None,
@@ -103,20 +110,13 @@ def _parse_column(option: str) -> tuple[str, str]:
 
 
 def _run(source: Path, output: Path | None, embed: bool, prepare: Callable[[Path], "PreparedIndex"]) -> None:
-    """Prepare, with a sign of life on a terminal, and say what was written; wrong input is one line and exit code 2."""
+    """Prepare, with a sign of life on a terminal, and say what was written."""
     from rich.console import Console
     from rich.markup import escape
 
-    from operators.schema import InputError
-
-    errors = Console(stderr=True, soft_wrap=True)
     console = Console(soft_wrap=True)
-    try:
-        with errors.status(f"Indexing {escape(str(source))} …"):
-            prepared = prepare(output or source / "index.parquet")
-    except InputError as error:
-        errors.print(f"[red]Error:[/red] {escape(str(error))}", highlight=False)
-        raise typer.Exit(2) from error
+    with errors.status(f"Indexing {escape(str(source))} …"):
+        prepared = prepare(output or source / "index.parquet")
     rows, speakers = f"{prepared.rows:,} utterances", f"{prepared.speakers:,} speakers"
     console.print(f"{escape(str(prepared.path))}: {rows}, {speakers}", highlight=False)
     if prepared.embedded and not embed:

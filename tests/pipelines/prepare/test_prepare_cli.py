@@ -43,7 +43,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(recordings: Path) -> None:
     (recordings / "metadata.csv").write_text(f"{HEADER}a1,anna,[red]audio/zz.flac\n")
     result = CliRunner().invoke(prepare_app, ["folder", str(recordings)])
     assert result.exit_code == 2
-    assert result.output.startswith("Error: metadata.csv, line 2 (utt_id 'a1'): no audio file at ")
+    assert result.output.startswith("voxveil: metadata.csv, line 2 (utt_id 'a1'): no audio file at ")
     assert result.output.count("\n") == 1
     assert "[red]audio/zz.flac" in result.output
 
