@@ -188,7 +188,7 @@ def _sentence(
         interval = f" (95 % interval {written_range(estimate.lower, estimate.upper, meaning.unit, digits)})"
     verdict = "met" if passed else "not met"
     if not passed and value_meets:
-        verdict = "the value alone would do, but it is too uncertain to rely on, so this is not met"
+        verdict = "the value alone would do, but its interval includes the bound: not trustworthy, so not met"
     return f"{claim}{interval}. Required is {expectation}: {verdict}."
 
 

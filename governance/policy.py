@@ -49,7 +49,7 @@ class Rule(BaseModel):
     """One bound on one metric. A `*` stands for every population, or every value of a subgroup, that was measured.
 
     `confidence` names the end of the 95 % interval that must meet the bound: the cautious end unless said otherwise, so
-    that a figure that is merely uncertain does not pass. `point` looks at the value alone.
+    that a figure that is merely uncertain does not pass. `point` looks at the value alone; no privacy rule may.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -86,8 +86,10 @@ class Rule(BaseModel):
             kind = "at_least" if hopeful == "upper" else "at_most"
             cautious = "lower" if hopeful == "upper" else "upper"
             raise ValueError(
-                f"{kind} with confidence {hopeful} would let an uncertain figure pass; use {cautious} or point"
+                f"{kind} with confidence {hopeful} would let an uncertain figure pass; use {cautious}"
             )
+        if self.confidence == "point" and self.metric.startswith("privacy."):
+            raise ValueError("confidence point would let a privacy figure pass for being uncertain; leave it out")
         number = next(iter(self.bound.model_dump(exclude_none=True).values()))
         wrong = {"higher": self.bound.at_least is None, "lower": self.bound.at_least is not None, "either": False}
         if wrong[meaning.better] and not self.metric.startswith("privacy.inference."):  # a trait may have to survive

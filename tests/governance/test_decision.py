@@ -46,12 +46,14 @@ def test_a_figure_that_is_exactly_at_its_bound_meets_it() -> None:
 def test_a_good_value_that_is_too_uncertain_does_not_pass() -> None:
     decision = decide_on(Estimate(0.45, 0.39, 0.5, 10))
     assert decision.outcome == "withhold"
-    assert "the value alone would do, but it is too uncertain to rely on" in decision.rules[0].sentence
+    assert (
+        "the value alone would do, but its interval includes the bound: not trustworthy" in decision.rules[0].sentence
+    )
 
 
 def test_confidence_point_looks_at_the_value_alone() -> None:
-    rule = f"metric: {EER}, bound: {{at_least: 0.4}}, confidence: point"
-    assert decide_on(Estimate(0.41, 0.1, 0.5, 10), rule).outcome == "release"
+    rule = "metric: utility.dnsmos.anonymized, bound: {at_least: 2.5}, confidence: point"
+    assert decide_on(Estimate(2.6, 2.1, 3.0, 10), rule).outcome == "release"
 
 
 @pytest.mark.parametrize(

@@ -120,12 +120,16 @@ def test_review_only_has_the_rules_of_the_default_policy_and_withholds_nothing()
         ),
         (one_rule(confidence="likely"), "confidence: input should be 'lower', 'upper' or 'point'"),
         (
+            one_rule(confidence="point"),
+            "confidence point would let a privacy figure pass for being uncertain",
+        ),
+        (
             one_rule(confidence="upper"),
-            "at_least with confidence upper would let an uncertain figure pass; use lower or point",
+            "at_least with confidence upper would let an uncertain figure pass; use lower",
         ),
         (
             one_rule(bound="{at_most: 0.4}", confidence="lower"),
-            "at_most with confidence lower would let an uncertain figure pass; use upper or point",
+            "at_most with confidence lower would let an uncertain figure pass; use upper",
         ),
         (one_rule(bound="{at_most: 0.4}"), "higher is better here, so this bound would pass the bad; use at_least"),
         (
