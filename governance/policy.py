@@ -85,9 +85,7 @@ class Rule(BaseModel):
         if self.confidence == hopeful:
             kind = "at_least" if hopeful == "upper" else "at_most"
             cautious = "lower" if hopeful == "upper" else "upper"
-            raise ValueError(
-                f"{kind} with confidence {hopeful} would let an uncertain figure pass; use {cautious}"
-            )
+            raise ValueError(f"{kind} with confidence {hopeful} would let an uncertain figure pass; use {cautious}")
         if self.confidence == "point" and self.metric.startswith("privacy."):
             raise ValueError("confidence point would let a privacy figure pass for being uncertain; leave it out")
         number = next(iter(self.bound.model_dump(exclude_none=True).values()))
