@@ -61,7 +61,8 @@ def describe_plan(job: Job, kind: Kind, console: Console) -> None:
     faults = check_first_rows(job, plan.survey)
     survey = plan.survey
     console.print(
-        f"[bold]{kind}[/] of {escape(without_secrets(job.index))} as {job.name}: the checks passed, nothing was run"
+        f"[bold]{kind}[/] of {escape(without_secrets(job.index))} as {job.name}: the checks passed, nothing was run",
+        soft_wrap=True,
     )
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("rows", f"{survey.rows}, {survey.usable_rows} of them with an id of their own")
@@ -168,7 +169,7 @@ def clean_runs(folder: Path, remove: bool, console: Console) -> None:
         told = f"{run.size / 1e6:,.1f} MB, started {run.started:%Y-%m-%d %H:%M} UTC"
         console.print(f"{'removed' if remove else 'abandoned'}  {run.folder}  ({told})", soft_wrap=True)
     if not runs:
-        console.print(f"no run below {folder} is unfinished and left alone")
+        console.print(f"no run below {folder} is unfinished and left alone", soft_wrap=True)
     elif not remove:
         console.print(
             "`--resume` with the command that started one goes on with it; `voxveil clean --remove` deletes them"
