@@ -12,6 +12,8 @@ from serve.protocol import PcmReader, Refusal, Start, encode, read_ask, read_sta
 from serve.service import Service
 from serve.session import Session
 
+FAREWELL_WITHIN = 2.0  # seconds: who does not read does not get to hear why either
+
 logger = logging.getLogger("voxveil.serve")
 
 
@@ -56,7 +58,8 @@ async def _serve_session(socket: WebSocket, service: Service, start: Start, sess
     sender = None
     try:
         await socket.send_text(encode(ready_message(service, session, start, session_id)))
-        sender = asyncio.create_task(_send_audio(socket, session, start.encoding))
+        patience = service.config.limits.patience
+        sender = asyncio.create_task(send_audio(socket, session, start.encoding, patience))
         receiver = asyncio.create_task(_receive_audio(socket, service, session, start.encoding))
         try:
             await asyncio.wait((sender, receiver), return_when=asyncio.FIRST_COMPLETED)
@@ -85,20 +88,27 @@ def ready_message(service: Service, session: Session, start: Start, session_id: 
     }
 
 
-async def _send_audio(socket: WebSocket, session: Session, encoding: str) -> str:
-    """Send what the session yields to its end; return how it ended, as `Engine.close` wants it."""
+async def send_audio(socket: WebSocket, session: Session, encoding: str, patience: float) -> str:
+    """Send what the session yields to its end; return how it ended, as `Engine.close` wants it.
+
+    A message that the client does not take within `patience` seconds ends it: "too_slow".
+    """
     try:
         while (wave := await session.read()) is not None:
-            await socket.send_bytes(write_pcm(wave, encoding))
+            async with asyncio.timeout(patience):
+                await socket.send_bytes(write_pcm(wave, encoding))
+        counts = {"samples_in": session.samples_in, "samples_out": session.samples_out}
+        async with asyncio.timeout(patience):
+            await socket.send_text(encode({"type": "ended", **counts}))
+            await socket.close(1000)
+    except TimeoutError:
+        await _refuse(socket, Refusal("too_slow", "the client does not read its audio"))
+        return "too_slow"
     except Refusal as refusal:
         await _refuse(socket, refusal)
         return refusal.code
     except (WebSocketDisconnect, RuntimeError):  # starlette's words for a socket that is closed
         return "left"
-    await socket.send_text(
-        encode({"type": "ended", "samples_in": session.samples_in, "samples_out": session.samples_out})
-    )
-    await socket.close(1000)
     return "ended"
 
 
@@ -147,6 +157,7 @@ async def _refuse(socket: WebSocket, refusal: Refusal) -> None:
     """Send the error and close with its code, if anybody still listens."""
     if socket.application_state != WebSocketState.CONNECTED:
         return
-    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-        await socket.send_text(refusal.message())
-        await socket.close(refusal.close, refusal.code)
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
+        async with asyncio.timeout(FAREWELL_WITHIN):
+            await socket.send_text(refusal.message())
+            await socket.close(refusal.close, refusal.code)

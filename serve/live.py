@@ -86,8 +86,14 @@ class FramewiseModel:
         """Push a chunk [n] into each stream and return what each gives back [m], as many in a step as have a frame."""
         from models.streamvoiceanon.stream import push_many
 
+        kept = []
         while self.left:
-            self.left.pop().drop()
+            stream = self.left.pop()
+            if any(stream is moving for moving in streams):  # left after this step had been put together
+                kept.append(stream)
+            else:
+                stream.drop()
+        self.left.extend(kept)
         return push_many(streams, chunks)
 
     def leave(self, stream: Any) -> None:

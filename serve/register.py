@@ -4,6 +4,7 @@ Replicas report every second; what a dead replica held lapses with its last repo
 figures, so that one scrape sees them all. It never sees audio or tokens, only their names.
 """
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -14,44 +15,52 @@ LAPSES_AFTER = 8.0  # seconds without a report: a replica on a busy machine is l
 
 
 class Register:
-    """Counts sessions by token name over all replicas. Plain Python: the application makes an actor of it."""
+    """Counts sessions by token name over all replicas. Plain Python: the application makes an actor of it.
+
+    Ray calls the methods of such an actor from several threads at once.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.seen: dict[str, float] = {}
         self.held: dict[str, dict[str, str]] = {}  # replica -> session -> token name
         self.metrics: dict[str, list[Metric]] = {}
+        self._lock = threading.Lock()
 
     def admit(self, replica: str, session: str, token: str, limit: int, resumes: str | None = None) -> bool:
         """Return whether `session` may open: whether the token has fewer than `limit` sessions anywhere.
 
         A session that it `resumes` counts no more: its replica may be dead without the register knowing yet.
         """
-        self._forget_the_dead()
-        self.seen[replica] = self.clock()
-        for sessions in self.held.values():
-            if resumes is not None and sessions.get(resumes) == token:
-                del sessions[resumes]
-        count = sum(name == token for sessions in self.held.values() for name in sessions.values())
-        if count >= limit:
-            return False
-        self.held.setdefault(replica, {})[session] = token
-        return True
+        with self._lock:
+            self._forget_the_dead()
+            self.seen[replica] = self.clock()
+            for sessions in self.held.values():
+                if resumes is not None and sessions.get(resumes) == token:
+                    del sessions[resumes]
+            count = sum(name == token for sessions in self.held.values() for name in sessions.values())
+            if count >= limit:
+                return False
+            self.held.setdefault(replica, {})[session] = token
+            return True
 
     def release(self, replica: str, session: str) -> None:
         """Forget a session that has ended."""
-        self.held.get(replica, {}).pop(session, None)
+        with self._lock:
+            self.held.get(replica, {}).pop(session, None)
 
     def report(self, replica: str, sessions: dict[str, str], metrics: list[Metric]) -> None:
         """Take a replica's word for what it holds; a register that was restarted knows all again within a second."""
-        self.seen[replica] = self.clock()
-        self.held[replica] = dict(sessions)
-        self.metrics[replica] = metrics
+        with self._lock:
+            self.seen[replica] = self.clock()
+            self.held[replica] = dict(sessions)
+            self.metrics[replica] = metrics
 
     def reports(self) -> dict[str, list[Metric]]:
         """Return the metrics of the replicas that are alive."""
-        self._forget_the_dead()
-        return dict(self.metrics)
+        with self._lock:
+            self._forget_the_dead()
+            return dict(self.metrics)
 
     def _forget_the_dead(self) -> None:
         now = self.clock()

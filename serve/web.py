@@ -27,6 +27,7 @@ from serve.tokens import bearer
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {"app.js", "drawing.js", "call.js", "capture.js", "playback.js", "style.css"}
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+UPLOAD_WITHIN = 300.0  # seconds: others wait for the place
 LINGER_BYTES = 64 << 20
 LINGER_SECONDS = 5.0
 PAGE_HEADERS = {
@@ -207,6 +208,7 @@ _FILE_ERRORS = {
     400: "The voice is wrong",
     401: "The token is missing or unknown",
     403: "The origin or the host is not allowed",
+    408: "The file came too slowly",
     413: "Too many bytes or too many seconds",
     415: "Not a WAV, FLAC or Ogg file",
     422: "The file cannot be read",
@@ -237,12 +239,19 @@ def is_welcome(connection: HTTPConnection, service: Service) -> bool:
     if not config.tokens and not config.open and not all(_host_name(host) in LOOPBACK for host in hosts):
         return False
     origins = connection.headers.getlist("origin")
-    return all(origin in config.origins or [urlsplit(origin).netloc] == hosts for origin in origins)
+    return all(origin in config.origins or [_place(origin)] == hosts for origin in origins)
 
 
 def _host_name(host: str) -> str | None:
     try:
         return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def _place(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
     except ValueError:
         return None
 
@@ -257,16 +266,20 @@ def choose_voice(voice: str | None, seed: int | None) -> RandomVoice | SeededVoi
 
 
 async def read_body(request: Request, most_bytes: int) -> bytes:
-    """Return the request's body; raises UnusableFile(413) as soon as it is too big."""
+    """Return the request's body; raises UnusableFile(413) as soon as it is too big, (408) when it takes too long."""
     too_big = UnusableFile(413, f"the file has more than {most_bytes} bytes")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > most_bytes:
         raise too_big
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most_bytes:
-            raise too_big
+    try:
+        async with asyncio.timeout(UPLOAD_WITHIN):
+            async for part in request.stream():
+                body += part
+                if len(body) > most_bytes:
+                    raise too_big
+    except TimeoutError:
+        raise UnusableFile(408, f"the file did not come within {UPLOAD_WITHIN:g} s") from None
     return bytes(body)
 
 

@@ -41,9 +41,10 @@ async function run(open) {
   running = { starting: true };
   talk.disabled = true;
   const context = new AudioContext({ latencyHint: "interactive" });
+  let source;
   try {
     await Promise.all(["capture", "playback"].map((name) => context.audioWorklet.addModule(`page/${name}.js`)));
-    const source = await open(context);
+    source = await open(context);
     await begins(context);
     const capture = new AudioWorkletNode(context, "capture", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
     const playback = new AudioWorkletNode(context, "playback", { numberOfInputs: 0, outputChannelCount: [1] });
@@ -84,6 +85,7 @@ async function run(open) {
     running = { call, context, source, volume, timer };
     show(true);
   } catch (fault) {
+    source?.stop();
     await context.close();
     running = undefined;
     const denied = fault.name === "NotAllowedError";

@@ -129,6 +129,27 @@ def test_who_has_a_frame_moves_with_the_others_in_one_step(server: LiveServer) -
     assert run(scene()) == [3]
 
 
+def test_a_call_that_leaves_while_a_step_is_put_together_harms_nobody(server: LiveServer) -> None:
+    model = server.service.anonymizer
+
+    async def scene() -> list[int]:
+        engine = Engine(model, EngineSettings(slots=2))
+        stays, leaves = (engine.open(model.draw_voice(seed), seed, SAMPLE_RATE) for seed in range(2))
+        for session in (stays, leaves):
+            await session.feed(words(0)[: 6 * FRAME_SAMPLES])
+        portions = engine.collect()
+        engine.close(leaves, "left")
+        newcomer = engine.open(model.draw_voice(2), 2, SAMPLE_RATE)
+        await newcomer.feed(words(0)[: 6 * FRAME_SAMPLES])
+        for _ in range(4):
+            engine.deliver(portions, engine.compute(portions))
+            portions = engine.collect()
+        assert stays.refusal is None
+        return [stays.samples_out, newcomer.samples_out]
+
+    assert min(run(scene())) >= 2 * FRAME_SAMPLES
+
+
 def test_a_reused_slot_remembers_nobody(server: LiveServer) -> None:
     """Many calls over three slots, most of them given up in the middle: each is what it would be on a fresh machine."""
     model = server.service.anonymizer

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -91,6 +92,13 @@ def test_a_register_that_does_not_answer_keeps_nobody_out(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("serve.service.REGISTER_ANSWERS_WITHIN", 0.05)
     asyncio.run(scene())
+
+
+def test_calls_from_many_threads_are_counted_one_by_one() -> None:
+    register = Register()
+    with ThreadPoolExecutor(8) as threads:
+        admitted = list(threads.map(lambda n: register.admit(str(n % 3), str(n), "token", 50), range(400)))
+    assert sum(admitted) == 50
 
 
 def test_a_register_that_was_restarted_learns_from_the_reports() -> None:
