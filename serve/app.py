@@ -43,8 +43,8 @@ class RemoteRegistrar:
         with contextlib.suppress(Exception):  # the next report says so too
             await self.handle.release.remote(replica, session)
 
-    async def report(self, replica: str, sessions: dict[str, str], metrics: list[Metric]) -> None:
-        await self.handle.report.remote(replica, sessions, metrics)
+    async def report(self, replica: str, sessions: dict[str, str], metrics: list[Metric]) -> list[str]:
+        return list(await self.handle.report.remote(replica, sessions, metrics))
 
     async def reports(self) -> dict[str, list[Metric]]:
         return dict(await self.handle.reports.remote())

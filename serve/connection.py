@@ -53,7 +53,7 @@ async def _receive_start(socket: WebSocket, service: Service) -> Start:
 async def _serve_session(socket: WebSocket, service: Service, start: Start, session_id: str) -> None:
     voice, seed = service.voice(start.voice)
     engine = service.engine
-    session = engine.open(voice, seed, start.sample_rate)
+    session = service.live[session_id] = engine.open(voice, seed, start.sample_rate)
     how = "left"
     sender = None
     try:
@@ -71,6 +71,7 @@ async def _serve_session(socket: WebSocket, service: Service, start: Start, sess
                 task.cancel()
             await asyncio.gather(sender, receiver, return_exceptions=True)
     finally:
+        del service.live[session_id]
         engine.close(session, how)
 
 

@@ -78,6 +78,7 @@ FAULTS = {
     "bad_message": Fault(4402, False),
     "idle": Fault(4408, True),
     "too_slow": Fault(4409, True),
+    "resumed": Fault(4410, False),
     "too_big": Fault(4413, False),
     "too_long": Fault(4414, False),
     "too_many": Fault(4429, True),

@@ -24,23 +24,26 @@ class Register:
         self.clock = clock
         self.seen: dict[str, float] = {}
         self.held: dict[str, dict[str, str]] = {}  # replica -> session -> token name
+        self.resumed: dict[str, str] = {}  # session that another took the place of -> replica
         self.metrics: dict[str, list[Metric]] = {}
         self._lock = threading.Lock()
 
     def admit(self, replica: str, session: str, token: str, limit: int, resumes: str | None = None) -> bool:
         """Return whether `session` may open: whether the token has fewer than `limit` sessions anywhere.
 
-        A session that it `resumes` counts no more: its replica may be dead without the register knowing yet.
+        A session that it `resumes` counts no more: its replica may be dead without the register knowing yet. Where it
+        is not, its next report is told to end it.
         """
         with self._lock:
             self._forget_the_dead()
             self.seen[replica] = self.clock()
-            for sessions in self.held.values():
-                if resumes is not None and sessions.get(resumes) == token:
-                    del sessions[resumes]
-            count = sum(name == token for sessions in self.held.values() for name in sessions.values())
-            if count >= limit:
+            held = [(own, holder, name) for holder, sessions in self.held.items() for own, name in sessions.items()]
+            if sum(name == token and own != resumes for own, _, name in held) >= limit:
                 return False
+            for own, holder, name in held:
+                if own == resumes and name == token:
+                    self.resumed[own] = holder
+                    del self.held[holder][own]
             self.held.setdefault(replica, {})[session] = token
             return True
 
@@ -49,12 +52,17 @@ class Register:
         with self._lock:
             self.held.get(replica, {}).pop(session, None)
 
-    def report(self, replica: str, sessions: dict[str, str], metrics: list[Metric]) -> None:
-        """Take a replica's word for what it holds; a register that was restarted knows all again within a second."""
+    def report(self, replica: str, sessions: dict[str, str], metrics: list[Metric]) -> list[str]:
+        """Take a replica's word for what it holds, and return those that it is to end: others took their place.
+
+        A register that was restarted knows all again within a second.
+        """
         with self._lock:
             self.seen[replica] = self.clock()
-            self.held[replica] = dict(sessions)
+            self.resumed = {own: holder for own, holder in self.resumed.items() if holder != replica or own in sessions}
+            self.held[replica] = {own: name for own, name in sessions.items() if own not in self.resumed}
             self.metrics[replica] = metrics
+            return [own for own in sessions if own in self.resumed]
 
     def reports(self) -> dict[str, list[Metric]]:
         """Return the metrics of the replicas that are alive."""
@@ -68,3 +76,4 @@ class Register:
             del self.seen[replica]
             self.held.pop(replica, None)
             self.metrics.pop(replica, None)
+            self.resumed = {own: holder for own, holder in self.resumed.items() if holder != replica}

@@ -23,6 +23,7 @@ from serve.files import Recording, UnusableFile, anonymize, decode
 from serve.meters import Meters
 from serve.protocol import NamedVoice, RandomVoice, Refusal, SeededVoice
 from serve.register import Register
+from serve.session import Session
 from serve.tokens import ANYBODY, find_token
 from serve.voices import NamedVoices
 
@@ -38,7 +39,7 @@ class Registrar(Protocol):
 
     async def release(self, replica: str, session: str) -> None: ...
 
-    async def report(self, replica: str, sessions: dict[str, str], metrics: list[Metric]) -> None: ...
+    async def report(self, replica: str, sessions: dict[str, str], metrics: list[Metric]) -> list[str]: ...
 
     async def reports(self) -> dict[str, list[Metric]]: ...
 
@@ -55,8 +56,8 @@ class LocalRegistrar:
     async def release(self, replica: str, session: str) -> None:
         self.register.release(replica, session)
 
-    async def report(self, replica: str, sessions: dict[str, str], metrics: list[Metric]) -> None:
-        self.register.report(replica, sessions, metrics)
+    async def report(self, replica: str, sessions: dict[str, str], metrics: list[Metric]) -> list[str]:
+        return self.register.report(replica, sessions, metrics)
 
     async def reports(self) -> dict[str, list[Metric]]:
         return self.register.reports()
@@ -80,6 +81,7 @@ class Service:
         self.meters = Meters(replica)
         self.engine = Engine(self.anonymizer, config.engine_settings(), self.meters)
         self.holders: dict[str, str] = {}  # session id -> token name
+        self.live: dict[str, Session] = {}  # session id -> its call
         self.turn = asyncio.Lock()  # to speak with the register: a report must not overtake what it tells of
         self.files_running = 0
         # Files wait for calls: their threads yield to the engine's.
@@ -157,9 +159,15 @@ class Service:
             self.files_running -= 1
 
     async def report(self) -> None:
-        """Tell the register what this replica holds, and its figures; raises TimeoutError."""
+        """Tell the register what this replica holds, and its figures, and end the calls that others took the place of.
+
+        Raises TimeoutError.
+        """
         async with asyncio.timeout(REGISTER_ANSWERS_WITHIN), self.turn:
-            await self.registrar.report(self.replica, self.holders, self.meters.collect())
+            resumed = await self.registrar.report(self.replica, self.holders, self.meters.collect())
+        for session in resumed:
+            if session in self.live:
+                self.live[session].fail(Refusal("resumed", "another call goes on in the place of this one"))
 
     def stop(self) -> None:
         """Let the worker threads go."""

@@ -50,6 +50,26 @@ def test_a_session_that_resumes_a_lost_one_takes_its_place() -> None:
     assert not register.admit("alive", "3", "token", 1, resumes="1")
 
 
+def test_a_living_replica_is_told_to_end_what_was_resumed_elsewhere() -> None:
+    register = Register()
+    register.admit("a", "1", "token", 1)
+    assert register.report("a", {"1": "token"}, []) == []
+    assert register.admit("b", "2", "token", 1, resumes="1")
+    assert register.report("b", {"2": "token"}, []) == []
+    assert register.report("a", {"1": "token"}, []) == ["1"]
+    assert not register.admit("a", "3", "token", 1)
+    assert register.report("a", {}, []) == []
+    assert register.resumed == {}
+
+
+def test_who_may_not_open_resumes_nothing() -> None:
+    register = Register()
+    register.admit("a", "1", "token", 2)
+    register.admit("a", "2", "token", 2)
+    assert not register.admit("b", "3", "token", 1, resumes="1")
+    assert register.report("a", {"1": "token", "2": "token"}, []) == []
+
+
 def test_nobody_takes_the_place_of_somebody_elses_session() -> None:
     register = Register()
     register.admit("a", "1", "token", 1)

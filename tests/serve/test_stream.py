@@ -1,6 +1,7 @@
 """The WebSocket over a real socket: what a client may do, what it is told when it may not, and that slots come back."""
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -212,6 +213,27 @@ def test_only_known_pages_may_call(server: LiveServer, origin: str | None, welco
     with pytest.raises(InvalidStatus) as refused:
         run(said(server, json.dumps(START), origin=origin))
     assert refused.value.response.status_code == 403
+
+
+def test_a_call_that_another_goes_on_from_is_ended(server: LiveServer) -> None:
+    async def talk_on(call: Connection) -> None:
+        while True:
+            await call.send(np.zeros(320, np.float32))
+            await call.receive()
+
+    async def scene() -> None:
+        async with contextlib.AsyncExitStack() as calls:
+            former = await calls.enter_async_context(Connection(server.stream, 16_000, TOKEN))
+            lost = former.ready["session"]
+            call = await calls.enter_async_context(Connection(server.stream, 16_000, TOKEN, resumes=lost))
+            with pytest.raises(Refused) as told:
+                await talk_on(former)
+            assert told.value.code == "resumed"
+            assert not told.value.retry
+            await call.send(np.zeros(3_200, np.float32))
+            assert len(await call.receive())
+
+    run(scene())
 
 
 def test_without_tokens_only_this_machine_may_call() -> None:
