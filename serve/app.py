@@ -62,6 +62,11 @@ class Replica:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return bounded(build_web(self.service))
 
+    async def check_health(self) -> None:
+        """Raise where no call can go on here: Serve then replaces this replica."""
+        if self.service.engine.broken:
+            raise RuntimeError("the engine failed")
+
     async def _drain_when_stopped(self) -> None:
         """Let calls go on for `drain_seconds` once Serve has begun to stop this replica, then end them in good order.
 

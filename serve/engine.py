@@ -79,6 +79,7 @@ class Engine:
         self.sessions: dict[int, Session] = {}
         self.free = list(range(settings.slots))[::-1]
         self.draining = False
+        self.broken = False
         self.meters.slots.set(settings.slots)
         self._awake = asyncio.Event()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -121,7 +122,19 @@ class Engine:
         return self.tick + session.path.delay
 
     async def run(self) -> None:
-        """Step at every tick until cancelled; sleeps while there are no sessions."""
+        """Step at every tick until cancelled; sleeps while there are no sessions.
+
+        An error of its own ends all calls and leaves `broken` behind: the replica has to be replaced.
+        """
+        try:
+            await self._step_for_ever()
+        except Exception as fault:
+            self.broken = self.draining = True
+            logger.error("the engine failed with %s; its calls end", type(fault).__name__)
+            for session in self.sessions.values():
+                session.fail(Refusal("internal", "the server failed; connect again"))
+
+    async def _step_for_ever(self) -> None:
         loop = asyncio.get_running_loop()
         due = self.clock()
         while True:

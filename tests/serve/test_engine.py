@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from live_server import speech_like, tone
 
 from models.identity import Identity
 from models.mcadams import McAdams
+from serve.app import Replica
 from serve.engine import Engine, EngineSettings
 from serve.live import live_model
 from serve.protocol import Refusal
@@ -191,6 +193,25 @@ def test_latency_is_from_arrival_to_answer() -> None:
         step(engine)
         assert list(session.latencies) == pytest.approx([0.04, 0.01])
         assert session.statistics()["server_latency_ms"]["p50"] == pytest.approx(25.0)
+
+    run(scene())
+
+
+def test_an_engine_that_fails_ends_its_calls_and_says_that_it_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene() -> None:
+        engine = new_engine()
+        session = open_session(engine)
+        monkeypatch.setattr(engine, "collect", lambda: 1 / 0)
+        await engine.run()
+        assert engine.broken
+        with pytest.raises(Refusal) as told:
+            await session.read()
+        assert told.value.code == "internal"
+        with pytest.raises(Refusal):
+            open_session(engine)
+        replica = SimpleNamespace(service=SimpleNamespace(engine=engine))
+        with pytest.raises(RuntimeError, match="the engine failed"):
+            await Replica.check_health(replica)
 
     run(scene())
 
