@@ -113,11 +113,11 @@ def prepare_stage(stage: Stage, job: PretrainJob, base: Base, track: "Track") ->
     teacher, model = "none", "none"
     steps: list[Any]
     if stage == "lm":
-        steps, columns, model = (
-            [(ComputeCodes, {"model": str(base.folder), "device": device, "perturbed": job.perturbed})],
-            codes_columns(),
-            codes_digest(base) + (f" perturbed {job.perturbed}" if job.perturbed else ""),
-        )
+        drawn = {"perturbed": job.perturbed, "seed": job.training.seed}
+        steps = [(ComputeCodes, {"model": str(base.folder), "device": device, **drawn})]
+        columns, model = codes_columns(), codes_digest(base)
+        if job.perturbed:
+            model += " " + " ".join(f"{name} {value}" for name, value in drawn.items())
     else:
         steps, columns = [(CountFrames, {"frame_samples": frames.samples})], {"frames": pa.int32()}
         if stage == "content":
