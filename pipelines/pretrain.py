@@ -146,6 +146,7 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
     from models.streamvoiceanon.training.content import ContentTask, ContentTaskConfig
     from models.streamvoiceanon.training.initial import fresh_networks
     from models.streamvoiceanon.training.language_model import LanguageModelTask, language_model
+    from models.streamvoiceanon.training.whisper_weights import load_whisper
     from pipelines.training.waves_feed import WavesFeed
 
     sizes, settings = job.sizes(), job.training
@@ -158,6 +159,8 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
         else:
             own = {key: value.clone() for key, value in weights.items()}  # those are mapped, training writes to these
             load_networks({NETWORKS[stage]: network}, {NETWORKS[stage]: own})
+    elif stage == "content" and sizes.content_encoder.whisper is not None:
+        load_whisper(network.backbone, registry.resolve(TEACHERS[TEACHER].weights or "").path)
     if stage == "lm":
         pairs = PairSettings(
             pairing="speaker",

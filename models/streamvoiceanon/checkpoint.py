@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from models.streamvoiceanon.compact import compacted, expanded
+
 CONTRACT = Path(__file__).with_name("contract.json")
 WEIGHTS_FILE, CONFIG_FILE = "streamvoiceanon.safetensors", "streamvoiceanon.json"
 FORMAT = "streamvoiceanon-1"
@@ -135,15 +137,19 @@ def load_networks(networks: Mapping[str, nn.Module], states: Mapping[str, Mappin
         network.eval().requires_grad_(False)
 
 
-def save_converted(folder: Path, networks: Mapping[str, nn.Module], config: object, sources: Mapping[str, str]) -> None:
+def save_converted(
+    folder: Path, networks: Mapping[str, nn.Module], config: object, sources: Mapping[str, str], compact: bool = False
+) -> None:
     """Write one safetensors file with what inference needs, and its JSON configuration.
 
-    `config` is a dataclass; `sources` are the digests of the files that it was made of.
+    `config` is a dataclass; `sources` are the digests of the files that it was made of. `compact` writes a byte a
+    weight (`compact.compacted`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{name}.{key}": value for name, network in networks.items() for key, value in network.state_dict().items()
     }
+    tensors = compacted(tensors) if compact else tensors
     save_file({key: value.contiguous().clone() for key, value in tensors.items()}, folder / WEIGHTS_FILE)
     document = {
         "format": FORMAT,
@@ -167,7 +173,7 @@ def read_converted(folder: Path) -> tuple[dict[str, StateDict], dict[str, Any]]:
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise CheckpointError(f"the checkpoint in {folder} cannot be read: {_first_line(error)}") from None
     states: dict[str, StateDict] = {}
-    for key, value in tensors.items():
+    for key, value in expanded(tensors).items():
         network, _, name = key.partition(".")
         states.setdefault(network, {})[name] = value
     return states, document["config"]

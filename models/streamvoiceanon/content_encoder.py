@@ -13,11 +13,16 @@ from models.streamvoiceanon.conv import ConvNeXtEncoder, Resample
 from models.streamvoiceanon.frontend import PUBLISHED, FrameConfig, LogMel
 from models.streamvoiceanon.state import State
 from models.streamvoiceanon.transformer import WindowedTransformer
+from models.streamvoiceanon.whisper_trunk import WhisperConfig, WhisperMel, WhisperTrunk
 
 
 @dataclass(frozen=True)
 class ContentEncoderConfig:
-    """Sizes of the published network."""
+    """Sizes of the published network.
+
+    With `whisper` the features come from its causal encoder, and `bands`, `depths` and all but the last of `widths` say
+    nothing.
+    """
 
     bands: int = 160
     depths: tuple[int, ...] = (3, 3, 9, 3)
@@ -27,6 +32,7 @@ class ContentEncoderConfig:
     layers: int = 8
     window: int = 512
     bits: int = 13
+    whisper: WhisperConfig | None = None
 
 
 class BinarySphericalQuantizer(nn.Module):
@@ -69,15 +75,24 @@ class ContentEncoder(nn.Module):
     def __init__(self, config: ContentEncoderConfig | None = None, frames: FrameConfig = PUBLISHED) -> None:
         super().__init__()
         self.config = config or ContentEncoderConfig()
-        self.mel = LogMel(self.config.bands, frames)
-        self.backbone = ConvNeXtEncoder(self.config.bands, self.config.depths, self.config.widths)
+        whisper = self.config.whisper
+        self._steps = frames.mels_per_frame  # of the backbone, for one of codes
+        self.mel = LogMel(self.config.bands, frames) if whisper is None else WhisperMel(whisper.bands)
+        self.backbone = (
+            ConvNeXtEncoder(self.config.bands, self.config.depths, self.config.widths)
+            if whisper is None
+            else WhisperTrunk(whisper)
+        )
         self.quantizer = _Quantizer(self.config, frames)
 
-    def initial_state(self, batch: int, chunk: int) -> State:
-        """The state of fresh streams, for chunks of at most `chunk` frames."""
+    def initial_state(self, batch: int, chunk: int, places: Tensor | None = None) -> State:
+        """The state of fresh streams, for chunks of at most `chunk` frames; `places` as in `WhisperTrunk`."""
+        backbone = self.backbone
         return (
             self.mel.initial_state(batch),
-            self.backbone.initial_state(batch),
+            backbone.initial_state(batch, self._steps * chunk, places)
+            if isinstance(backbone, WhisperTrunk)
+            else backbone.initial_state(batch),
             self.quantizer.downsample.initial_state(batch),
             self.quantizer.pre_module.initial_state(batch, chunk),
         )
@@ -91,15 +106,17 @@ class ContentEncoder(nn.Module):
         """Map samples [B, n frames] to what is quantized, [B, n, width], and the state on.
 
         `mels` [B]: how many mel frames of this chunk lie within the utterance; those after it are zeroed before and
-        after the backbone, as the published network does. None: all.
+        after the backbone, as the published network does. None: all. Whisper's trunk hears the silence there instead.
         """
         mel_state, backbone_state, down_state, transformer_state = state
         x, mel_state = self.mel(samples, mel_state)
-        place = torch.arange(x.shape[1], device=x.device)
-        within = None if mels is None else (place < mels.to(x.device).unsqueeze(1)).unsqueeze(2)
-        x = x if within is None else x * within
-        x, backbone_state = self.backbone(x, backbone_state)
-        x = x if within is None else x * within
+        if mels is None or self.config.whisper is not None:
+            x, backbone_state = self.backbone(x, backbone_state)
+        else:
+            place = torch.arange(x.shape[1], device=x.device)
+            within = (place < mels.to(x.device).unsqueeze(1)).unsqueeze(2)
+            x, backbone_state = self.backbone(x * within, backbone_state)
+            x = x * within
         x, down_state = self.quantizer.downsample(x, down_state)
         x, transformer_state = self.quantizer.pre_module(x, transformer_state)
         return x, (mel_state, backbone_state, down_state, transformer_state)

@@ -27,6 +27,7 @@ from models.streamvoiceanon.stream import Stream, StreamBatch, check_wave
 from models.streamvoiceanon.style_encoder import StyleEncoder, band_statistics
 from models.streamvoiceanon.timbre_encoder import TimbreEncoder
 from models.streamvoiceanon.voices import Voice, VoiceBank, mix_with_noise
+from models.streamvoiceanon.whisper_trunk import WhisperConfig
 
 ENCODER_CHUNK = 128  # frames that an offline pass reads at once: memory does not grow with the utterance
 DECODER_CHUNK = 32
@@ -356,6 +357,7 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
         "content_encoder": ContentEncoderConfig,
         "codec": CodecConfig,
         "spectral": SpectralConfig,
+        "whisper": WhisperConfig,
         "acoustic_lm": AcousticLMConfig,
         "frames": FrameConfig,
     }

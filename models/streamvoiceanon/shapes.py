@@ -1,4 +1,6 @@
-"""Shapes of the network, by name. `docs/training.md` says why the small one is as it is."""
+"""Shapes of the network, by name. `docs/training.md` says why the smaller ones are as they are."""
+
+from dataclasses import replace
 
 from models.streamvoiceanon.acoustic_lm import AcousticLMConfig
 from models.streamvoiceanon.codec import CodecConfig
@@ -6,6 +8,7 @@ from models.streamvoiceanon.content_encoder import ContentEncoderConfig
 from models.streamvoiceanon.frontend import FrameConfig
 from models.streamvoiceanon.model import Config
 from models.streamvoiceanon.spectral import SpectralConfig
+from models.streamvoiceanon.whisper_trunk import WhisperConfig
 
 FULL = Config()
 
@@ -39,4 +42,12 @@ MINI = Config(
     speaker="statistics",
 )
 
-SHAPES = {"full": FULL, "mini": MINI}
+SMALL = replace(
+    MINI,
+    content_encoder=ContentEncoderConfig(
+        depths=(), widths=(384,), heads=6, hidden=768, layers=1, window=128, bits=12, whisper=WhisperConfig()
+    ),
+    acoustic_lm=replace(MINI.acoustic_lm, content_codes=4096),
+)
+
+SHAPES = {"full": FULL, "mini": MINI, "small": SMALL}

@@ -144,12 +144,18 @@ class Sight:
     its own stream, itself included.
     """
 
-    def __init__(self, state: TransformerState, length: int, window: int, table: Tensor) -> None:
+    def __init__(self, state: TransformerState, length: int, window: int, table: Tensor | None = None) -> None:
         self.position, self.streams, self.window = state.position, state.streams, window
         self._slots = state.caches[0].keys.shape[2]
         self._positions = self.position.unsqueeze(1) + torch.arange(length)  # (B, n), on the CPU
-        self._device = table.device
-        self.rotation = rotations(table, self._positions)
+        self._device = state.caches[0].keys.device
+        self._table = table
+
+    @functools.cached_property
+    def rotation(self) -> Tensor:
+        """How queries and keys are rotated: see `rotations`."""
+        assert self._table is not None
+        return rotations(self._table, self._positions)
 
     @functools.cached_property
     def rows(self) -> Tensor:
@@ -176,6 +182,19 @@ class Sight:
         mask = (distance >= 0) & (distance < self.window) & (held >= 0).unsqueeze(1)
         return None if bool(mask.all()) else mask.unsqueeze(1).to(self._device)
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, cache: KeyValueCache) -> Tensor:
+        """Map queries, keys and values of the chunk, each [B, n, heads, head width], to [B, n, width].
+
+        Writes the keys and values into `cache`.
+        """
+        cache.keys[self.rows, :, self.slots] = k.to(cache.keys.dtype)
+        cache.values[self.rows, :, self.slots] = v.to(cache.values.dtype)
+        keys, values = cache.keys[:, :, : self.visible], cache.values[:, :, : self.visible]
+        if self.streams is not None:
+            keys, values = keys[self.rows.squeeze(1)], values[self.rows.squeeze(1)]
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=self.mask)
+        return y.transpose(1, 2).flatten(2)
+
 
 class Attention(nn.Module):
     """Causal self-attention over a key-value cache."""
@@ -190,13 +209,7 @@ class Attention(nn.Module):
         """Map [B, n, width] to [B, n, width]; writes the new keys and values into `cache`."""
         q, k, v = self.wqkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, n, heads, head width)
         q, k = rotate(q, sight.rotation), rotate(k, sight.rotation)
-        cache.keys[sight.rows, :, sight.slots] = k.to(cache.keys.dtype)
-        cache.values[sight.rows, :, sight.slots] = v.to(cache.values.dtype)
-        keys, values = cache.keys[:, :, : sight.visible], cache.values[:, :, : sight.visible]
-        if sight.streams is not None:
-            keys, values = keys[sight.rows.squeeze(1)], values[sight.rows.squeeze(1)]
-        y = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=sight.mask)
-        return self.wo(y.transpose(1, 2).flatten(2))
+        return self.wo(sight.attend(q, k, v, cache))
 
 
 class TransformerLayer(nn.Module):
@@ -249,8 +262,8 @@ def new_caches(layers: nn.ModuleList, batch: int, slots: int, dtype: torch.dtype
     """Return one empty cache a layer, beside the layer's weights."""
     caches = []
     for layer in layers:
-        assert isinstance(layer, TransformerLayer)
-        gain, heads = layer.attention_norm.weight, layer.attention.heads
+        gain: Tensor = layer.attention_norm.weight  # type: ignore[union-attr, assignment]
+        heads: int = layer.attention.heads  # type: ignore[union-attr, assignment]
         shape = (batch, heads, slots, gain.shape[0] // heads)
         keys, values = (torch.zeros(shape, dtype=dtype or gain.dtype, device=gain.device) for _ in range(2))
         caches.append(KeyValueCache(keys, values))

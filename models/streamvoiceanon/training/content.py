@@ -20,6 +20,7 @@ from models.streamvoiceanon.frontend import FrameConfig
 from models.streamvoiceanon.training.audio import within
 from models.streamvoiceanon.training.initial import initialise
 from models.streamvoiceanon.training.task import Batch
+from models.streamvoiceanon.whisper_trunk import RING
 
 MOMENTUM = 0.02
 
@@ -120,16 +121,19 @@ class ContentTask:
         """ "total", "distillation", "certainty", "diversity" (nats that miss) and, with speakers, "speaker"."""
         mask = self._mask(batch)
         self._player.standardiser.gather(batch["teacher"][mask].float())
-        return self._figures(batch, mask)
+        places = torch.randint(0, RING, (len(batch["samples"]),), generator=generator)
+        return self._figures(batch, mask, places)
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """The losses, "explained" (the share of the teacher's variance that the codes tell; chance is 0), and "codes".
 
-        "codes" is the perplexity of the codes as a share of their number.
+        "codes" is the perplexity of the codes as a share of their number. "total" is the distillation alone: how sure
+        and how diverse codes are says nothing of how good they are.
         """
         mask = self._mask(batch)
         figures = self._figures(batch, mask)
+        figures["total"] = figures["distillation"]
         codes = code_numbers(self._quantized(batch)[mask] > 0)
         counts = torch.bincount(codes, minlength=2**self._player.encoder.config.bits).float()
         entropy = torch.special.entr(counts / counts.sum()).sum()
@@ -144,10 +148,10 @@ class ContentTask:
     def _mask(self, batch: Batch) -> Tensor:
         return within(batch["lengths"], batch["samples"].shape[1] // self._frames.samples, self._frames.samples)
 
-    def _sphere(self, batch: Batch) -> Tensor:
+    def _sphere(self, batch: Batch, places: Tensor | None = None) -> Tensor:
         """What is quantized: points on the unit sphere, [B, frames, bits]."""
         encoder, samples = self._player.encoder, batch["samples"]
-        state = encoder.initial_state(len(samples), samples.shape[1] // self._frames.samples)
+        state = encoder.initial_state(len(samples), samples.shape[1] // self._frames.samples, places)
         x, _ = encoder.features(samples, state, batch["lengths"] // self._frames.hop)
         quantizer = encoder.quantizer.residual_bsq.rvqs[0]
         assert isinstance(quantizer, BinarySphericalQuantizer)
@@ -156,9 +160,9 @@ class ContentTask:
     def _quantized(self, batch: Batch) -> Tensor:
         return on_corner(self._sphere(batch))
 
-    def _figures(self, batch: Batch, mask: Tensor) -> dict[str, Tensor]:
+    def _figures(self, batch: Batch, mask: Tensor, places: Tensor | None = None) -> dict[str, Tensor]:
         config, player = self.config, self._player
-        points = self._sphere(batch)
+        points = self._sphere(batch, places)
         codes = on_corner(points).transpose(1, 2) * mask.unsqueeze(1)  # (B, bits, frames)
         told = player.head(codes).transpose(1, 2)[mask]
         wanted = player.standardiser(batch["teacher"][mask].float())

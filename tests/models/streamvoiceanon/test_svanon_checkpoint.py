@@ -10,6 +10,7 @@ import torch
 
 from models.streamvoiceanon import CheckpointError, StreamVoiceAnon, checkpoint, convert
 from models.streamvoiceanon.checkpoint import contract, load_networks, read_published
+from models.streamvoiceanon.compact import compacted, expanded
 from models.streamvoiceanon.model import Config, build_networks
 
 
@@ -190,3 +191,16 @@ def test_the_contract_lists_five_networks() -> None:
         "style_encoder": 937,
         "timbre_encoder": 247,
     }
+
+
+def test_a_compact_model_takes_a_byte_a_weight_and_is_off_by_half_a_step_at_most() -> None:
+    weights = torch.randn(64, 80, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 1, 64).unsqueeze(1)
+    tensors = {"wide": weights, "bias": torch.randn(64), "count": torch.tensor(3)}
+    kept = compacted(tensors)
+    assert kept["wide"].dtype == torch.int8
+    restored = expanded(kept)
+    assert restored.keys() == tensors.keys()
+    step = weights.abs().amax(1, keepdim=True) / 127
+    assert ((restored["wide"] - weights).abs() <= step / 2 + 1e-6).all()
+    assert torch.allclose(restored["bias"].float(), tensors["bias"], atol=2e-3)
+    assert restored["count"] == 3
