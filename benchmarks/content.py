@@ -3,7 +3,7 @@
     python -m benchmarks.content --model FOLDER --learn FOLDER --speech FOLDER
 
 Both folders have a `metadata.csv` (utt_id, speaker_id, path, text), of other people each. From the first a small
-recurrent network learns to spell what was said, by CTC, from the codes alone; on the second its letters are counted
+convolutional network learns to spell what was said, by CTC, from the codes alone; on the second its letters are counted
 against the text, once from the codes and once from the codes in another order, which is chance. The same reader on the
 features of Whisper's encoder, at the rate of the codes, is how well it can be done with so much speech to learn from.
 Whom the codes tell is asked of their frequencies in an utterance, compared by their cosine as an attacker compares
@@ -112,23 +112,24 @@ def real_frames(encoding: Encoding) -> NDArray[np.float32]:
 
 
 class Reader(nn.Module):
-    """Spells what was said: two bidirectional recurrent layers over what `first` makes of codes or features."""
+    """Spells what was said: convolutions, over what `first` makes of codes or features."""
 
     def __init__(self, first: nn.Module) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.first = first
         first.apply(lambda module: module.reset_parameters())  # type: ignore[operator, union-attr]
-        self.layers = nn.GRU(WIDTH, WIDTH, num_layers=2, bidirectional=True, batch_first=True, dropout=0.2)
-        self.last = nn.Linear(2 * WIDTH, len(LETTERS) + 1)
+        self.layers = nn.ModuleList(nn.Conv1d(WIDTH, WIDTH, 7, padding="same", dilation=d) for d in (1, 1, 2, 4))
+        self.last = nn.Linear(WIDTH, len(LETTERS) + 1)
 
     def forward(self, items: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Map items [n, ...] to log-probabilities [longest n, items, letters] and their lengths."""
         lengths = torch.tensor([len(item) for item in items])
         x = F.dropout(self.first(nn.utils.rnn.pad_sequence(list(items), batch_first=True)), 0.2, self.training)
-        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        y, _ = nn.utils.rnn.pad_packed_sequence(self.layers(packed)[0], batch_first=True)
-        return self.last(y).log_softmax(-1).transpose(0, 1), lengths
+        x = x.transpose(1, 2)
+        for layer in self.layers:
+            x = x + F.dropout(F.gelu(layer(x)), 0.2, self.training)
+        return self.last(x.transpose(1, 2)).log_softmax(-1).transpose(0, 1), lengths
 
     def learn(self, items: Sequence[Tensor], texts: Sequence[str]) -> None:
         steps = EPOCHS * -(-len(items) // BATCH)

@@ -188,13 +188,14 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
         config = CodecTaskConfig(adversarial_weight=job.adversarial_weight, seed=settings.seed)
         return CodecTask(network, sizes.frames, config), feed
     width = feed.item(feed.training[0], 0, 1)["teacher"].shape[1]
-    forgetting = ContentTaskConfig(
+    wanted = ContentTaskConfig(
         width,
         speakers=len(feed.speakers) if job.forgetting_weight else 0,
         forgetting_weight=job.forgetting_weight,
+        spelling_weight=job.spelling_weight,
         seed=settings.seed,
     )
-    return ContentTask(network, sizes.frames, forgetting), feed
+    return ContentTask(network, sizes.frames, wanted), feed
 
 
 def put_into_model(stage: Stage, job: PretrainJob, base: Base, training: str) -> None:

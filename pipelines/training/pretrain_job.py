@@ -42,6 +42,9 @@ class PretrainJob(BaseModel):
     forgetting_weight: float = Field(
         0.0, ge=0, description="content: how hard codes are to tell the training's speakers apart; 0 does not ask."
     )
+    spelling_weight: float = Field(
+        0.0, ge=0, description="content: how much codes have to spell the index's column text; 0 does not ask."
+    )
     adversarial_weight: float = Field(0.0, ge=0, description="codec: weight of the discriminators; 0 trains without.")
     prompt_seconds: float = Field(4.0, gt=0, le=LONGEST_SECONDS, description="lm: prompts are cropped to this.")
     min_seconds: float = Field(0.5, ge=0, description="Shorter utterances are left out.")

@@ -9,6 +9,7 @@ import soundfile
 from models.streamvoiceanon.frontend import FrameConfig
 from models.streamvoiceanon.training.audio import collate_waves
 from models.streamvoiceanon.training.perturb import perturb
+from models.streamvoiceanon.training.spelling import spell
 from pipelines.training.feed import Batch, item_at
 from pipelines.training.pairs import split_speakers
 from pipelines.training.rows import Rows
@@ -18,8 +19,9 @@ class WavesFeed:
     """Batches of crops of `crop_frames` frames, at a place drawn for each; see `Feed`.
 
     A share `perturbed` of the crops is heard in another voice and room; its teacher frames stay the original's, and
-    with a teacher each says by number who spoke. Validation hears the first `2 x crop_frames` frames of up to
-    `validation_items` utterances of held-out speakers, as they are.
+    with a teacher each says by number who spoke, and by letters what was said, where it is the whole utterance.
+    Validation hears the first `2 x crop_frames` frames of up to `validation_items` utterances of held-out speakers, as
+    they are.
     """
 
     def __init__(
@@ -80,5 +82,7 @@ class WavesFeed:
         end = first + frames
         item = {"wave": wave[first * self.frame_samples : end * self.frame_samples]}
         if "teacher" in row:
-            item["teacher"] = row["teacher"].reshape(self.rows.spoken[name].frames, -1)[first:end]
+            spoken = self.rows.spoken[name]
+            item["teacher"] = row["teacher"].reshape(spoken.frames, -1)[first:end]
+            item["letters"] = np.array(spell(spoken.text) if not first and end >= spoken.frames else [], np.int64)
         return item

@@ -7,15 +7,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.streamvoiceanon.training.spelling import pad_letters
 from models.streamvoiceanon.training.task import Batch
 
 
 def collate_waves(items: Sequence[Mapping[str, NDArray]], frame_samples: int) -> Batch:
     """Pad items to one batch.
 
-    An item holds `wave`, float32 [samples], and, where its task wants them, `teacher` [frames, D] and `speaker`, a
-    number. The batch holds `samples` [B, whole frames], `lengths` [B] in samples, `teacher` [B, frames, D] and
-    `speaker` [B]. Raises ValueError that names the item where a wave is empty or not finite, or its teacher frames are
+    An item holds `wave`, float32 [samples], and, where its task wants them, `teacher` [frames, D], `speaker`, a number,
+    and `letters` (`spelling.spell`), none where they are not known. The batch holds `samples` [B, whole frames],
+    `lengths` [B] in samples, `teacher` [B, frames, D], `speaker` [B], `letters` [B, most] and `letter_counts` [B].
+    Raises ValueError that names the item where a wave is empty or not finite, or its teacher frames are
     not as many as its frames.
     """
     for i, item in enumerate(items):
@@ -35,6 +37,8 @@ def collate_waves(items: Sequence[Mapping[str, NDArray]], frame_samples: int) ->
         batch["teacher"] = nn.utils.rnn.pad_sequence(teacher, batch_first=True)
     if all("speaker" in item for item in items):
         batch["speaker"] = torch.tensor([int(item["speaker"]) for item in items])
+    if all("letters" in item for item in items):
+        batch["letters"], batch["letter_counts"] = pad_letters([item["letters"].tolist() for item in items])
     return batch
 
 

@@ -4,7 +4,8 @@ The encoder's features are quantized to the signs of a few components on the uni
 Zhao et al., 2024, arXiv 2406.07548); from the codes alone a small head has to tell the teacher's frames. Two entropies
 keep the codes in use: each frame should be sure of its code, all frames together should use them all. Where speakers
 are labelled, a classifier tries to recognise them from the codes, and the encoder, through a reversed gradient, tries
-to let it fail (Ganin & Lempitsky, 2015, arXiv 1409.7495). Head and classifier serve training alone.
+to let it fail (Ganin & Lempitsky, 2015, arXiv 1409.7495). Where texts are known, the codes have to spell them. Head,
+classifier and speller serve training alone.
 """
 
 import math
@@ -19,6 +20,7 @@ from models.streamvoiceanon.content_encoder import BinarySphericalQuantizer, Con
 from models.streamvoiceanon.frontend import FrameConfig
 from models.streamvoiceanon.training.audio import within
 from models.streamvoiceanon.training.initial import initialise
+from models.streamvoiceanon.training.spelling import Speller, misspelt, spelling_loss
 from models.streamvoiceanon.training.task import Batch
 from models.streamvoiceanon.whisper_trunk import RING
 
@@ -31,7 +33,7 @@ class ContentTaskConfig:
 
     `teacher_width` is the width of the teacher's frames, `reach` how many frames before and after its own the head may
     read (the language model reads ahead as well, by its delay). `sharpness` is that of the soft assignment to codes.
-    `speakers` is how many there are to forget; 0 leaves the classifier out.
+    `speakers` is how many there are to forget; 0 leaves the classifier out, and a `spelling_weight` of 0 the speller.
     """
 
     teacher_width: int
@@ -42,6 +44,7 @@ class ContentTaskConfig:
     diversity_weight: float = 0.2
     speakers: int = 0
     forgetting_weight: float = 0.1
+    spelling_weight: float = 0.0
     seed: int = 0
 
 
@@ -99,6 +102,7 @@ class ContentPlayer(nn.Module):
         self.namer = nn.Linear(2 * config.head_width, config.speakers) if config.speakers else None
         if self.namer is None:
             self.listener = nn.Sequential()
+        self.speller = Speller(bits, config.head_width) if config.spelling_weight else None
         initialise(self, config.seed)
         self.encoder = encoder
 
@@ -106,7 +110,8 @@ class ContentPlayer(nn.Module):
 class ContentTask:
     """Trains a `ContentEncoder`.
 
-    Its batches are `audio.collate_waves`' with `teacher` and, where speakers are to be forgotten, `speaker`.
+    Its batches are `audio.collate_waves`' with `teacher` and, where speakers are to be forgotten, `speaker`, and where
+    codes are to spell, `letters`.
     """
 
     exported: tuple[str, ...] = ("content",)
@@ -118,7 +123,7 @@ class ContentTask:
         self.players: dict[str, nn.Module] = {"content": self._player}
 
     def losses(self, player: str, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """ "total", "distillation", "certainty", "diversity" (nats that miss) and, with speakers, "speaker"."""
+        """ "total", "distillation", "certainty", "diversity" (nats that miss); if asked for "speaker", "spelling"."""
         mask = self._mask(batch)
         self._player.standardiser.gather(batch["teacher"][mask].float())
         places = torch.randint(0, RING, (len(batch["samples"]),), generator=generator)
@@ -128,13 +133,20 @@ class ContentTask:
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """The losses, "explained" (the share of the teacher's variance that the codes tell; chance is 0), and "codes".
 
-        "codes" is the perplexity of the codes as a share of their number. "total" is the distillation alone: how sure
-        and how diverse codes are says nothing of how good they are.
+        "codes" is the perplexity of the codes as a share of their number, "misspelt" the share of letters that are.
+        "total" is distillation and spelling: how sure and how diverse codes are says nothing of how good they are.
         """
         mask = self._mask(batch)
         figures = self._figures(batch, mask)
         figures["total"] = figures["distillation"]
-        codes = code_numbers(self._quantized(batch)[mask] > 0)
+        quantized = self._quantized(batch)
+        if self._player.speller is not None:
+            figures["total"] = figures["total"] + self.config.spelling_weight * figures["spelling"]
+            likely = self._player.speller((quantized * mask.unsqueeze(2)).transpose(1, 2))
+            errors, letters = misspelt(likely, mask.sum(1), batch["letters"], batch["letter_counts"])
+            if letters:
+                figures["misspelt"] = torch.tensor(errors / letters)
+        codes = code_numbers(quantized[mask] > 0)
         counts = torch.bincount(codes, minlength=2**self._player.encoder.config.bits).float()
         entropy = torch.special.entr(counts / counts.sum()).sum()
         figures["codes"] = entropy.exp() / len(counts)
@@ -182,6 +194,10 @@ class ContentTask:
             logits = player.namer(pooled(heard, mask))
             figures["speaker"] = F.cross_entropy(logits, batch["speaker"])
             total = total + figures["speaker"]
+        if player.speller is not None:
+            likely = player.speller(codes)
+            figures["spelling"] = spelling_loss(likely, mask.sum(1), batch["letters"], batch["letter_counts"])
+            total = total + config.spelling_weight * figures["spelling"]
         return {"total": total, **{name: value.detach() for name, value in figures.items()}}
 
 

@@ -115,6 +115,7 @@ def test_crops_of_waves_and_their_teacher_begin_at_the_same_frame(tmp_path: Path
         audio = {"bytes": encode_flac(wave, 16_000), "path": None}
         teacher = [float(number) for number in range(12) for _ in range(2)]
         row = {"utt_id": f"u{speaker}", "speaker_id": f"s{speaker}", "emotion": None, "audio": audio, "frames": 12}
+        row |= {"text": "yes"}
         rows.append(row | {"teacher": teacher, "teacher_width": 2})
     columns = {
         "frames": pa.int32(),
@@ -135,6 +136,10 @@ def test_crops_of_waves_and_their_teacher_begin_at_the_same_frame(tmp_path: Path
     assert len(begins) > 3
     assert [len(batch["lengths"]) for batch in feed.validation()] == [1]
     assert feed.validation()[0]["lengths"].tolist() == [10 * frame]
+
+    assert batch["letter_counts"].tolist() == [0, 0, 0]  # a part of an utterance says nobody knows which letters
+    whole = WavesFeed(parts, frames, 12, 3, True, 0.0, 0.3, 8, 0).batch(0)
+    assert whole["letter_counts"].tolist() == [3, 3, 3]
 
     perturbed = WavesFeed(parts, frames, 5, 3, True, 1.0, 0.3, 8, 0)
     plain, changed = feed.batch(0), perturbed.batch(0)

@@ -21,6 +21,7 @@ from models.streamvoiceanon.training.content import (
     pooled,
 )
 from models.streamvoiceanon.training.initial import initialise
+from models.streamvoiceanon.training.spelling import spell
 from models.streamvoiceanon.training.task import Batch
 
 SMALL = replace(MINI.content_encoder, depths=(1, 1), widths=(16, 32), heads=2, hidden=32, layers=1, bits=6)
@@ -164,3 +165,18 @@ def test_an_export_is_the_encoder_alone() -> None:
     assert exported.keys() == {"content_encoder"}
     network = build_networks(replace(MINI, content_encoder=SMALL))["content_encoder"].state_dict()
     assert {k: v.shape for k, v in exported["content_encoder"].items()} == {k: v.shape for k, v in network.items()}
+
+
+def test_codes_learn_to_spell_where_the_text_is_known(waves: list[np.ndarray]) -> None:
+    words = ("one", "two", "three", "")
+    items = [
+        {"wave": wave[3_200 : 3_200 + 640 * 20], "teacher": np.zeros((20, TEACHER)), "letters": np.array(spell(word))}
+        for wave, word in zip(waves, words, strict=False)
+    ]
+    batch, task = collate_waves(items, 640), make_task(spelling_weight=1.0)
+    before = task.validate(batch)
+    train(task, batch, 300)
+    after = task.validate(batch)
+    assert after["spelling"] < before["spelling"] / 4
+    assert after["misspelt"] <= 0.3  # of eleven letters
+    assert after["total"] == pytest.approx(float(after["distillation"] + after["spelling"]))
