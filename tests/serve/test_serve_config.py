@@ -59,8 +59,8 @@ def test_paths_in_a_file_start_where_it_lies(tmp_path: Path) -> None:
 
 
 def test_a_network_without_its_weights_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"serve\.yaml: streamvoiceanon needs a model and a voice bank"):
-        parse_config({"anonymizer": "streamvoiceanon"}, "serve.yaml")
+    with pytest.raises(ConfigError, match=r"serve\.yaml: a model of your own needs a voice bank"):
+        parse_config({"anonymizer": "streamvoiceanon", "model": "weights"}, "serve.yaml")
 
 
 def test_the_cluster_file_names_the_application_and_holds_a_valid_configuration() -> None:
