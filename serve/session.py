@@ -92,7 +92,7 @@ class Session:
 
         Raises Refusal when there is no room for `patience` seconds: "too_slow" where the client does not read its
         audio either, "too_fast" where it does, or where it has taken up all the room that it was given for so long, at
-        more than PACE times real time; or what ended the session.
+        more than PACE times real time, and "full" where its turn to begin has not come; or what ended the session.
         """
         self._check()
         if len(samples) == 0 or self.farewell is not None:
@@ -111,6 +111,8 @@ class Session:
             async with asyncio.timeout(self.patience):
                 await self._room.wait()
         except TimeoutError:
+            if not self.begun:
+                raise Refusal("full", "too many calls begin on this replica at once") from None
             if self.unread > self.window:
                 raise Refusal("too_slow", "the client does not read its audio") from None
             raise self._too_fast() from None

@@ -155,9 +155,22 @@ def test_who_sends_too_fast_waits_and_goes_on_when_there_is_room() -> None:
 def test_who_keeps_sending_too_fast_is_told() -> None:
     async def scene() -> None:
         engine = new_engine(window=0.5, patience=0.05)
+        session = open_session(engine)
+        await session.feed(tone(200, 0.1))
+        step(engine)
+        with pytest.raises(Refusal) as refused:
+            await session.feed(tone(200, 1.0))
+        assert refused.value.code == "too_fast"
+
+    run(scene())
+
+
+def test_who_waits_for_a_turn_to_begin_is_not_blamed_for_it() -> None:
+    async def scene() -> None:
+        engine = new_engine(window=0.5, patience=0.05)
         with pytest.raises(Refusal) as refused:
             await open_session(engine).feed(tone(200, 1.0))
-        assert refused.value.code == "too_fast"
+        assert refused.value.code == "full"
 
     run(scene())
 
