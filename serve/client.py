@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from serve.protocol import FAULTS, encode
+from serve.protocol import FAULTS, UNSAID, encode
 
 Wave = NDArray[np.float32]
 
@@ -226,7 +226,7 @@ async def _exchange(call: Connection, wave: Wave, sample_rate: int, realtime: bo
 def _why_closed(fault: ConnectionClosed) -> Exception:
     """Return what a close without an `error` message means."""
     code = fault.rcvd.code if fault.rcvd is not None else 1006
-    for name, known in FAULTS.items():
-        if known.close == code:
-            return Refused(name, "the server closed the session", known.retry)
+    names = {known.close: name for name, known in FAULTS.items()} | UNSAID
+    if code in names:
+        return Refused(names[code], "the server closed the session", FAULTS[names[code]].retry)
     return Lost(f"the connection broke (close code {code})")

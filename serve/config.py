@@ -72,8 +72,9 @@ class ServeConfig(_Section):
     """The whole of it.
 
     `anonymizer`, `model`, `voices` (the bank) and `alpha` are those of a release job. With no `tokens` only this
-    machine may speak to the service, unless `open` says that something in front of it keeps strangers out. `origins`
-    are the web pages, besides the service's own, that may use it (`https://example.org`).
+    machine may speak to the service, unless `open` says that something in front of it keeps strangers out.
+    `tokens_file` is a YAML list of more of them, read once by `parse_config`. `origins` are the web pages, besides the
+    service's own, that may use it (`https://example.org`).
     """
 
     anonymizer: str = "mcadams"
@@ -85,6 +86,7 @@ class ServeConfig(_Section):
     tick_seconds: Annotated[float | None, Field(ge=0.01, le=0.2)] = None
     named_seeds: dict[str, Annotated[int, Field(ge=0, lt=2**64)]] = NAMED_SEEDS
     tokens: tuple[Token, ...] = ()
+    tokens_file: str | None = None
     open: bool = False
     origins: tuple[str, ...] = ()
     limits: Limits = Limits()
@@ -117,10 +119,7 @@ class ServeConfig(_Section):
 
 def read_config(path: Path) -> dict[str, Any]:
     """Return the content of a YAML file; raises ConfigError. Its paths start where the file lies."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
-        raise ConfigError(f"{path}: {str(fault).splitlines()[0]}") from None
+    content = _read_yaml(path)
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -130,7 +129,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, str]:
     """Return the fields that name a file or folder below `folder`, made absolute: a replica runs elsewhere."""
-    named = {field: content.get(field) for field in ("model", "voices")}
+    named = {field: content.get(field) for field in ("model", "voices", "tokens_file")}
     return {
         field: str((folder / value).resolve())
         for field, value in named.items()
@@ -139,7 +138,27 @@ def absolute_paths(content: dict[str, Any], folder: Path) -> dict[str, str]:
 
 
 def parse_config(content: object, source: str = "configuration") -> ServeConfig:
-    """Return plain data as a configuration; raises ConfigError that names the field."""
+    """Return plain data as a configuration, with the tokens of its `tokens_file`.
+
+    Raises ConfigError that names the field.
+    """
+    config = _validated(content, source)
+    if config.tokens_file is None:
+        return config
+    plain = config.model_dump()
+    listed = read_tokens(Path(config.tokens_file))
+    return _validated(plain | {"tokens": [*plain["tokens"], *listed], "tokens_file": None}, config.tokens_file)
+
+
+def read_tokens(path: Path) -> list[object]:
+    """Return the tokens that a YAML file lists; raises ConfigError where there are none, lest a service start open."""
+    listed = _read_yaml(path)
+    if not isinstance(listed, list) or not listed:
+        raise ConfigError(f"{path}: the file: must be a list of tokens, such as `- {{name: a, sha256: …}}`")
+    return listed
+
+
+def _validated(content: object, source: str) -> ServeConfig:
     try:
         return ServeConfig.model_validate(content)
     except ValidationError as fault:
@@ -147,3 +166,10 @@ def parse_config(content: object, source: str = "configuration") -> ServeConfig:
         place = ".".join(str(part) for part in error["loc"])
         why = error["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{source}: {place}: {why}" if place else f"{source}: {why}") from None
+
+
+def _read_yaml(path: Path) -> object:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
+        raise ConfigError(f"{path}: {str(fault).splitlines()[0]}") from None

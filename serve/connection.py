@@ -13,6 +13,7 @@ from serve.service import Service
 from serve.session import Session
 
 FAREWELL_WITHIN = 2.0  # seconds: who does not read does not get to hear why either
+STATISTICS_EVERY = 0.25  # seconds at least between two answers to `stats`
 
 logger = logging.getLogger("voxveil.serve")
 
@@ -118,6 +119,7 @@ async def _receive_audio(socket: WebSocket, service: Service, session: Session, 
     limits = service.config.limits
     reader = PcmReader(encoding)
     opened = heard = time.monotonic()
+    told = -STATISTICS_EVERY
     try:
         while True:
             wait = limits.idle_timeout - (time.monotonic() - heard)
@@ -132,13 +134,23 @@ async def _receive_audio(socket: WebSocket, service: Service, session: Session, 
                 seconds = max(session.samples_in / session.sample_rate, heard - opened)
                 if seconds > limits.session_seconds:
                     raise Refusal("too_long", f"a session has at most {limits.session_seconds:g} s")
-            elif read_ask(message).type == "stats":
-                await socket.send_text(encode({"type": "stats"} | session.statistics()))
-            else:
+            elif read_ask(message).type == "end":
                 session.end()
+            elif time.monotonic() - told >= STATISTICS_EVERY:  # who asks more often is not answered each time
+                await _send_statistics(socket, session, limits.patience)
+                told = time.monotonic()
     except Refusal as refusal:
         session.fail(refusal)
         await asyncio.sleep(service.config.limits.patience)  # the sender says so and closes; until then nothing is read
+
+
+async def _send_statistics(socket: WebSocket, session: Session, patience: float) -> None:
+    """Answer `stats`; raises Refusal("too_slow") when the client does not take it within `patience` seconds."""
+    try:
+        async with asyncio.timeout(patience):
+            await socket.send_text(encode({"type": "stats"} | session.statistics()))
+    except TimeoutError:
+        raise Refusal("too_slow", "the client does not read what it asks for") from None
 
 
 async def _receive(socket: WebSocket, most_bytes: int) -> str | bytes:

@@ -3,7 +3,8 @@
 Sessions hold slots. At each tick the engine takes from every session what has come since, at most a few frames, hands
 all of it to the model in one call in a worker thread, and gives each session its own output. A session that has nothing
 waits for the next tick and delays nobody; one that has too much is worked off a few frames a tick, so that it delays
-nobody either. The engine knows nothing of sockets or of Ray.
+nobody either; and of those that are new, one a step has its voice read, where that is costly. The engine knows nothing
+of sockets or of Ray.
 """
 
 import asyncio
@@ -167,8 +168,13 @@ class Engine:
                 due = self.clock() - self.tick  # the lost time is lost: catching up is the sessions' business
 
     def collect(self) -> list[Portion]:
-        """Take what each session has for this step; sessions whose clients do not read are left out."""
+        """Take what each session has for this step; sessions whose clients do not read are left out.
+
+        Where the model reads voices, one session at most begins in a step, the oldest that can: calls that are opened
+        together wait for each other with their first samples, and nobody else waits for all of them.
+        """
         portions = []
+        begins = False
         now = self.clock()
         # Who has much waiting gets more than its tick's, as far as the step stays within the tick for the others.
         longest = min(self.settings.catch_up, max(1.0, 1.0 / max(self.cost, 1e-3))) * self.tick
@@ -181,6 +187,10 @@ class Engine:
                     session.fail(Refusal("too_slow", "the client does not read its audio"))
                 continue
             session.blocked_since = None
+            if self.model.reads_voices and not session.begun:
+                if begins or not session.can_begin:
+                    continue
+                begins = True
             samples, last = session.take(round(longest * session.sample_rate))
             if len(samples) or last:
                 portions.append(Portion(session, samples, last))

@@ -17,6 +17,7 @@ class LiveModel(Protocol):
     """What moves the streams of a replica. `push_many` and the streams themselves belong to the engine's worker."""
 
     frame: float  # seconds of audio that it reads at a time; 0 where any length will do
+    reads_voices: bool  # whether a stream's first samples cost about a step, because its voice is read with them
 
     def open_stream(self, voice: Any, seed: int) -> AnonymizerStream:
         """Open a stream that speaks with `voice`; what is costly about it waits for its first samples."""
@@ -40,6 +41,7 @@ class AnyLengthModel:
     """Streams that share nothing: pushed in one call where the anonymizer knows how, else one by one."""
 
     frame = 0.0
+    reads_voices = False
 
     def __init__(self, anonymizer: Anonymizer[Any]) -> None:
         self.anonymizer = anonymizer
@@ -65,6 +67,8 @@ class FramewiseModel:
     Only the engine's worker touches the batch: who gives a stream up leaves word, and the slot is free before another
     stream can want one.
     """
+
+    reads_voices = True
 
     def __init__(self, anonymizer: Any, slots: int) -> None:
         self.frame = anonymizer.frame_samples / anonymizer.sample_rate

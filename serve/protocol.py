@@ -88,6 +88,10 @@ FAULTS = {
     "shutting_down": Fault(1012, True),
 }
 
+# Close codes of the WebSocket server below the application, which sends no `error` message first: a message above its
+# own limit, 16 MiB; and its ping unanswered for twenty seconds, or a failure.
+UNSAID = {1009: "too_big", 1011: "internal"}
+
 
 class Refusal(Exception):
     """Ends a session with an `error` message; `code` is a key of FAULTS, `detail` a sentence for people."""

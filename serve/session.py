@@ -19,6 +19,7 @@ from serve.resample import StreamResampler
 Wave = NDArray[np.float32]
 
 REMEMBERED_LATENCIES = 2_048
+PACE = 1.5  # times real time; what a call may keep up that leaves the server no room
 
 
 class SignalPath:
@@ -29,6 +30,7 @@ class SignalPath:
         self.inward = StreamResampler(client_rate, model_rate)
         self.outward = StreamResampler(model_rate, client_rate)
         self.delay = self.inward.delay + stream.latency + self.outward.delay
+        self.first = max(1, round(self.inward.delay * client_rate))  # samples until the model's stream gets one
         self.taken = 0
         self.given = 0
 
@@ -70,12 +72,14 @@ class Session:
         self.unread = 0  # samples in the outbox
         self.samples_in = 0
         self.samples_out = 0
+        self.begun = False  # whether the model has had any of it
         self.ending = False
         self.finished = False
         self.closed = False
         self.refusal: Refusal | None = None
         self.farewell: Refusal | None = None
         self.blocked_since: float | None = None
+        self.pressed: tuple[float, int] | None = None  # since when its window is never half empty; samples in by then
         self.arrivals: deque[tuple[int, float]] = deque()  # (samples in so far, when the last of them came)
         self.latencies: deque[float] = deque(maxlen=REMEMBERED_LATENCIES)
         self.late_steps = 0
@@ -87,7 +91,8 @@ class Session:
         """Take samples [n]; returns when the session would hold less than its window.
 
         Raises Refusal when there is no room for `patience` seconds: "too_slow" where the client does not read its
-        audio either, "too_fast" where it does; or what ended the session.
+        audio either, "too_fast" where it does, or where it has taken up all the room that it was given for so long, at
+        more than PACE times real time, and "full" where its turn to begin has not come; or what ended the session.
         """
         self._check()
         if len(samples) == 0 or self.farewell is not None:
@@ -98,6 +103,7 @@ class Session:
         self.waiting += len(samples)
         self.samples_in += len(samples)
         self.arrivals.append((self.samples_in, self.clock()))
+        self._judge_pace()
         if self.waiting <= self.window:
             return
         self._room.clear()
@@ -105,11 +111,37 @@ class Session:
             async with asyncio.timeout(self.patience):
                 await self._room.wait()
         except TimeoutError:
+            if not self.begun:
+                raise Refusal("full", "too many calls begin on this replica at once") from None
             if self.unread > self.window:
                 raise Refusal("too_slow", "the client does not read its audio") from None
-            seconds = self.window / self.sample_rate
-            raise Refusal("too_fast", f"more than {seconds:g} s of audio waits; keep to real time") from None
+            raise self._too_fast() from None
         self._check()
+
+    def _judge_pace(self) -> None:
+        """Raise Refusal("too_fast") where the client answers back-pressure with more, for `patience` seconds.
+
+        Each such time is judged by itself, so that who has once sent a burst, or is worked off slowly, is not blamed.
+        """
+        now = self.clock()
+        if self.waiting < self.window / 2:
+            self.pressed = None
+        elif self.pressed is None:
+            if self.waiting > self.window:
+                self.pressed = now, self.samples_in
+        elif now - self.pressed[0] >= self.patience:
+            (since, samples), self.pressed = self.pressed, (now, self.samples_in)
+            if self.samples_in - samples > PACE * (now - since) * self.sample_rate:
+                raise self._too_fast()
+
+    def _too_fast(self) -> Refusal:
+        seconds = self.window / self.sample_rate
+        return Refusal("too_fast", f"more than {seconds:g} s of audio waits all the time; keep to real time")
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether the model would get some of what waits, or the session ends without."""
+        return self.ending or self.waiting >= self.path.first
 
     def end(self) -> None:
         """No more audio will come: the tail is worked off, and `read` returns None after it."""
@@ -155,6 +187,7 @@ class Session:
             parts.append(part)
             count += len(part)
         self.waiting -= count
+        self.begun = self.begun or count > 0
         if self.waiting <= self.window:
             self._room.set()
         wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)

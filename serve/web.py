@@ -6,15 +6,17 @@ A plain FastAPI application around a Service, so that it runs under any ASGI ser
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Query, Request, WebSocket
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.types import Message, Receive, Scope, Send
 
 from serve.connection import serve_connection
 from serve.files import UnusableFile
@@ -139,7 +141,7 @@ def build_web(service: Service) -> FastAPI:
             await hold.aclose()
             raise
 
-        async def pieces() -> AsyncIterator[bytes]:
+        async def pieces() -> AsyncGenerator[bytes, None]:
             outcome = "left"
             try:
                 async for piece in service.anonymize(recording, drawn, drawn_seed):
@@ -152,14 +154,22 @@ def build_web(service: Service) -> FastAPI:
                 raise RuntimeError("the answer was cut") from None
             finally:
                 service.meters.files.labels(outcome).inc()
-                await hold.aclose()
+                await hold.aclose()  # before the client has the end of it and sends the next file
 
         seconds = len(recording.wave) / recording.sample_rate
-        return StreamingResponse(
+        return PatientResponse(
             pieces(),
+            hold,
+            config.limits.patience,
             media_type="audio/flac",
             headers={"Voxveil-Seconds": f"{seconds:.3f}", "Cache-Control": "no-store"},
         )
+
+    @web.exception_handler(RequestValidationError)
+    async def refuse_query(request: Request, fault: RequestValidationError) -> Response:
+        error = fault.errors()[0]
+        await discard_body(request)
+        return refuse_file(service, Refusal("bad_start", f"{error['loc'][-1]}: {error['msg']}"))
 
     @web.get("/v1/about", summary="What this server offers")
     async def about() -> dict[str, Any]:
@@ -215,6 +225,27 @@ _FILE_ERRORS = {
     429: "The token holds as many sessions as it may",
     503: "Busy; Retry-After says when to try again",
 }
+
+
+class PatientResponse(StreamingResponse):
+    """A streamed answer that is cut when the client does not take a piece within `patience` seconds.
+
+    However it ends, what it is made of is closed, and what it holds is given back.
+    """
+
+    def __init__(
+        self, pieces: AsyncGenerator[bytes, None], hold: contextlib.AsyncExitStack, patience: float, **options: Any
+    ) -> None:
+        super().__init__(pieces, **options)
+        self.pieces, self.hold, self.patience = pieces, hold, patience
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_patiently(message: Message) -> None:
+            async with asyncio.timeout(self.patience):
+                await send(message)
+
+        async with self.hold, contextlib.aclosing(self.pieces):
+            await super().__call__(scope, receive, send_patiently)
 
 
 async def report_regularly(service: Service) -> None:

@@ -1,7 +1,8 @@
 // One call: the browser's side of WS /v1/stream (docs/streaming.md). It reconnects by itself where the protocol allows
 // it, with the same voice; what was said while the line was down is lost, as in any call.
 
-const LOST = 1006;
+// Close codes that may come without a word: the line or a replica died, the server failed, it goes away.
+const AGAIN = [1006, 1011, 1012];
 const LONGEST_PAUSE = 4000; // milliseconds
 const ATTEMPTS = 6;
 
@@ -50,7 +51,7 @@ export class Call {
 
   closed(code) {
     if (this.over) return;
-    const { retry, detail } = this.error ?? { retry: code === LOST || code === 1012, detail: "the connection broke" };
+    const { retry, detail } = this.error ?? { retry: AGAIN.includes(code), detail: "the connection broke" };
     this.error = undefined;
     this.ready = false;
     if (!retry || ++this.failures > ATTEMPTS) {

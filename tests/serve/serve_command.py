@@ -61,7 +61,19 @@ class Command:
         return {name: int(float(count)) for name, count in found}
 
     def replicas(self) -> list[int]:
-        """The process ids of the replicas among this command's descendants."""
+        """The process ids of the replicas."""
+        return self.descendants("ServeReplica:voxveil:Replica")
+
+    def ray_environment(self) -> dict[str, str]:
+        """The environment in which a process of this machine joins this command's Ray."""
+        (raylet,) = self.descendants("/raylet\0")
+        address = re.search(r"gcs-address=([^\s\0]+)|$", Path(f"/proc/{raylet}/cmdline").read_text())
+        pairs = (pair.partition("=") for pair in Path(f"/proc/{raylet}/environ").read_text().split("\0"))
+        ours = {name: value for name, _, value in pairs if name.startswith(("RAY_AUTH_", "RAY_SERVE_"))}
+        return os.environ | ours | {"RAY_ADDRESS": address[1], "PYTHONPATH": str(ROOT)}
+
+    def descendants(self, called: str) -> list[int]:
+        """The process ids of this command's descendants whose command line holds `called`."""
         parents = {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
@@ -82,7 +94,7 @@ class Command:
             except OSError:
                 return ""
 
-        return [process for process in parents if "ServeReplica:voxveil:Replica" in name(process) and ours(process)]
+        return [process for process in parents if called in name(process) and ours(process)]
 
     def stop(self) -> None:
         """Stop it as a user would, and for good where that does not help."""

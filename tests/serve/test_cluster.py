@@ -1,9 +1,12 @@
-"""`voxveil serve` as a user runs it, with two replicas on Ray Serve: killed, counted across, and stopped."""
+"""`voxveil serve` as a user runs it, with two replicas on Ray Serve: killed, counted, deployed anew, and stopped."""
 
 import asyncio
 import contextlib
+import json
 import os
+import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,17 +22,17 @@ from serve.tokens import new_token
 pytestmark = pytest.mark.slow
 
 TOKEN, DIGEST = new_token()
+CONFIG = {
+    "slots": 8,
+    "replicas": {"minimum": 2, "maximum": 2},
+    "tokens": [{"name": "tests", "sha256": DIGEST, "sessions": 6}],
+    "drain_seconds": 0.5,
+}
 
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    config = {
-        "slots": 8,
-        "replicas": {"minimum": 2, "maximum": 2},
-        "tokens": [{"name": "tests", "sha256": DIGEST, "sessions": 6}],
-        "drain_seconds": 0.5,
-    }
-    command = Command(config, folder=tmp_path_factory.mktemp("serve"))
+    command = Command(CONFIG, folder=tmp_path_factory.mktemp("serve"))
     yield command
     command.stop()
 
@@ -119,37 +122,90 @@ def test_a_flood_is_held_back_at_its_source(command: Command) -> None:
     assert 32_000 * sent < held + 4 * 32_000 * 16, f"{sent} seconds of audio were taken, the sockets hold {held} bytes"
 
 
+async def talk_until_told(command: Command, heard: asyncio.Event) -> tuple[str, int, int]:
+    """Talk until the server ends the call; return its code and the samples sent and received.
+
+    Sets `heard` when a second has come back.
+    """
+    chunk = speech_like(0.02)
+    async with Connection(command.url, 16_000, TOKEN) as call:
+        sent = received = 0
+
+        async def send() -> None:
+            nonlocal sent
+            while True:
+                await call.send(chunk)
+                sent += len(chunk)
+                await asyncio.sleep(0.02)
+
+        sender = asyncio.create_task(send())
+        try:
+            while True:
+                received += len(await call.receive())
+                if received > 16_000:
+                    heard.set()
+        except Refused as farewell:
+            return farewell.code, sent, received
+        finally:
+            sender.cancel()
+
+
+def assert_ended_in_good_order(ends: list[tuple[str, int, int]]) -> None:
+    for code, sent, received in ends:
+        assert code == "shutting_down"
+        assert sent - received < 0.5 * 16_000, "more than half a second of the call was lost"
+
+
+# What `serve deploy` does with a changed file: another driver of the same Ray gives Serve the application anew.
+REDEPLOY = """
+import json, sys
+import ray
+from ray import serve
+from serve.app import build
+ray.init(log_to_driver=False)
+serve.run(build(json.loads(sys.argv[1])), name="voxveil", route_prefix="/")
+"""
+
+
+def test_a_redeployment_ends_the_calls_of_each_replica_in_good_order_and_takes_them_up_again(command: Command) -> None:
+    config = CONFIG | {"slots": 9}
+
+    async def scene() -> list[tuple[str, int, int]]:
+        heard = [asyncio.Event() for _ in range(4)]
+        calls = [asyncio.create_task(talk_until_told(command, event)) for event in heard]
+        for event in heard:
+            await event.wait()
+        while sorted((await asyncio.to_thread(command.sessions)).values()) != [2, 2]:  # figures are a second old
+            await asyncio.sleep(0.2)
+        deploying = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            REDEPLOY,
+            json.dumps(config),
+            env=command.ray_environment(),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, complaint = await deploying.communicate()
+        assert deploying.returncode == 0, complaint.decode()
+        ends = await asyncio.gather(*calls)
+        report = await stream_wave(speech_like(1.0), 16_000, command.url, TOKEN)
+        assert len(report.wave) == 16_000
+        return ends
+
+    assert_ended_in_good_order(asyncio.run(asyncio.wait_for(scene(), 300)))
+    slots = re.findall(r'voxveil_slots\{replica="\w+"\} (\S+)', command.get("/metrics"))
+    assert 9.0 in map(float, slots), "the new configuration is not there"
+
+
 def test_a_stopped_server_gives_each_call_its_tail_and_says_why(command: Command) -> None:
-    wave = speech_like(30.0)
-
     async def scene() -> tuple[str, int, int]:
-        async with Connection(command.url, 16_000, TOKEN) as call:
-            sent = received = 0
+        heard = asyncio.Event()
+        call = asyncio.create_task(talk_until_told(command, heard))
+        await heard.wait()
+        command.process.send_signal(signal.SIGTERM)
+        return await call
 
-            async def send() -> None:
-                nonlocal sent
-                while True:
-                    await call.send(wave[sent : sent + 320])
-                    sent += 320
-                    await asyncio.sleep(0.02)
-
-            sender = asyncio.create_task(send())
-            try:
-                while True:
-                    part = await call.receive()
-                    received += len(part)
-                    if received > 16_000 and command.process.poll() is None and not stopped:
-                        stopped.append(time.monotonic())
-                        command.process.send_signal(signal.SIGTERM)
-            except Refused as farewell:
-                return farewell.code, sent, received
-            finally:
-                sender.cancel()
-
-    stopped: list[float] = []
-    code, sent, received = asyncio.run(asyncio.wait_for(scene(), 60))
-    assert code == "shutting_down"
-    assert sent - received < 0.5 * 16_000, "more than half a second of the call was lost"
+    assert_ended_in_good_order([asyncio.run(asyncio.wait_for(scene(), 60))])
     assert command.process.wait(60) == 0
     log = command.log.read_text()
     assert log[log.index("Draining…") :].split() == ["Draining…", "Stopped."]

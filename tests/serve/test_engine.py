@@ -155,9 +155,74 @@ def test_who_sends_too_fast_waits_and_goes_on_when_there_is_room() -> None:
 def test_who_keeps_sending_too_fast_is_told() -> None:
     async def scene() -> None:
         engine = new_engine(window=0.5, patience=0.05)
+        session = open_session(engine)
+        await session.feed(tone(200, 0.1))
+        step(engine)
+        with pytest.raises(Refusal) as refused:
+            await session.feed(tone(200, 1.0))
+        assert refused.value.code == "too_fast"
+
+    run(scene())
+
+
+def test_who_waits_for_a_turn_to_begin_is_not_blamed_for_it() -> None:
+    async def scene() -> None:
+        engine = new_engine(window=0.5, patience=0.05)
         with pytest.raises(Refusal) as refused:
             await open_session(engine).feed(tone(200, 1.0))
+        assert refused.value.code == "full"
+
+    run(scene())
+
+
+async def flood(engine: Engine, session: Session, clock: Clock, seconds: float) -> None:
+    """Send as fast as there is room, for so many seconds of the engine's time."""
+    end = clock.now + seconds
+    while clock.now < end:
+        feeding = asyncio.create_task(session.feed(tone(200, 0.02)))
+        await asyncio.sleep(0)
+        while not feeding.done():
+            clock.now += engine.tick
+            step(engine)
+            session.outbox.clear()
+            session.unread = 0
+            await asyncio.sleep(0)
+        await feeding
+
+
+def test_who_answers_back_pressure_with_more_is_told_when_patience_is_over() -> None:
+    async def scene() -> float:
+        clock = Clock()
+        engine = new_engine(clock=clock, window=1.0, patience=10.0)
+        began = clock.now
+        with pytest.raises(Refusal) as refused:
+            await flood(engine, open_session(engine), clock, 60.0)
         assert refused.value.code == "too_fast"
+        return clock.now - began
+
+    assert run(scene()) == pytest.approx(10.0, abs=0.2)
+
+
+def test_a_burst_is_worked_off_and_forgiven() -> None:
+    async def scene() -> None:
+        clock = Clock()
+        engine = new_engine(clock=clock, window=1.0, patience=2.0)
+        session = open_session(engine)
+        for _ in range(4):
+            await flood(engine, session, clock, 1.5)
+            while session.waiting:
+                clock.now += engine.tick
+                step(engine)
+                await session.read()
+
+    run(scene())
+
+
+def test_a_backlog_that_the_server_works_off_slowly_is_not_the_clients_fault() -> None:
+    async def scene() -> None:
+        clock = Clock()
+        engine = new_engine(clock=clock, window=1.0, patience=2.0, catch_up=1)
+        await flood(engine, open_session(engine), clock, 12.0)
 
     run(scene())
 

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -155,9 +156,23 @@ def test_who_has_no_token_gets_401(server: LiveServer) -> None:
     assert (status, json.loads(body)["code"], headers["www-authenticate"]) == (401, "unauthorised", "Bearer")
 
 
-@pytest.mark.parametrize("query", ["voice=nobody", "voice=amber&seed=1"])
-def test_a_voice_that_is_not_there_gets_400(server: LiveServer, query: str) -> None:
-    assert call(server, f"/v1/anonymize?{query}", encoded(tone(300, 0.1)))[0] == 400
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("voice=nobody", "voice"),
+        ("voice=amber&seed=1", "seed"),
+        ("seed=-1", "seed"),
+        ("seed=amber", "seed"),
+        (f"seed={2**64}", "seed"),
+        ("voice=" + "a" * 65, "voice"),
+    ],
+)
+def test_a_voice_that_is_not_there_gets_400(server: LiveServer, query: str, named: str) -> None:
+    status, _, body = call(server, f"/v1/anonymize?{query}", encoded(tone(300, 0.1)))
+    refusal = json.loads(body)
+    assert (status, refusal.pop("code")) == (400, "bad_start")
+    assert named in refusal.pop("detail")
+    assert refusal == {}
 
 
 def test_a_foreign_page_may_not_send_files(server: LiveServer) -> None:
@@ -224,6 +239,24 @@ def test_the_answer_comes_while_the_file_is_worked_off() -> None:
             halting.told.set()
             whole = early + answer.read()
     assert len(soundfile.read(io.BytesIO(whole))[0]) == 5 * 16_000
+
+
+def test_who_does_not_read_the_answer_loses_the_place() -> None:
+    held = sum(int(Path(f"/proc/sys/net/ipv4/tcp_{kind}").read_text().split()[2]) for kind in ("rmem", "wmem"))
+    seconds = held / 16_000  # twice of what the sockets hold on their own, in noise that FLAC cannot shrink
+    noise = np.random.default_rng(0).integers(-(1 << 15), 1 << 15, round(16_000 * seconds), np.int16)
+    file = encoded(noise, kind="WAV")
+    limits = {"patience": 0.5, "uploads_at_once": 1, "upload_seconds": seconds + 1, "upload_bytes": len(file)}
+    with live_server(anonymizer="identity", limits=limits) as server:
+        deaf = http.client.HTTPConnection("127.0.0.1", int(server.http.rpartition(":")[2]), timeout=300)
+        deaf.request("POST", "/v1/anonymize", file)
+        deadline = time.monotonic() + 300
+        while (answer := call(server, "/v1/anonymize", encoded(tone(300, 0.1))))[0] == 503:
+            assert time.monotonic() < deadline, "the place was never given back"
+            time.sleep(0.1)
+        assert answer[0] == 200
+        assert not server.service.holders
+        deaf.close()
 
 
 def test_a_model_that_fails_cuts_the_answer_and_quotes_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -305,6 +338,10 @@ def test_health_about_and_openapi_answer(server: LiveServer) -> None:
     document = json.loads(call(server, "/openapi.json")[2])
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     assert set(document["paths"]) == {"/v1/anonymize", "/v1/about", "/healthz", "/metrics"}
+    assert "schemas" not in document["components"], "an error of FastAPI's own shape is documented"
+    answers = document["paths"]["/v1/anonymize"]["post"]["responses"]
+    shapes = [answers[status]["content"]["application/json"]["schema"] for status in answers if status != "200"]
+    assert {tuple(sorted(shape["properties"])) for shape in shapes} == {("code", "detail")}
 
 
 def test_metrics_count_files(server: LiveServer) -> None:

@@ -120,13 +120,59 @@ def test_who_has_a_frame_moves_with_the_others_in_one_step(server: LiveServer) -
 
         engine.model.batch.step = counted  # type: ignore[attr-defined]
         sessions = [engine.open(model.draw_voice(seed), seed, SAMPLE_RATE) for seed in range(4)]
+        for session in sessions:
+            await session.feed(words(0)[:100])
+        for _ in sessions:  # their voices are read, one in a step
+            engine.compute(engine.collect())
         for session in sessions[:3]:
-            await session.feed(words(0)[:FRAME_SAMPLES])
-        await sessions[3].feed(words(0)[: FRAME_SAMPLES - 1])  # not a whole frame yet
+            await session.feed(words(0)[100:FRAME_SAMPLES])
+        await sessions[3].feed(words(0)[100 : FRAME_SAMPLES - 1])  # not a whole frame yet
         engine.compute(engine.collect())
         return moved
 
     assert run(scene()) == [3]
+
+
+def test_calls_that_begin_together_have_their_voices_read_one_a_step(server: LiveServer) -> None:
+    model = server.service.anonymizer
+
+    async def scene() -> tuple[list[int], list[int], list[int]]:
+        engine = Engine(model, EngineSettings(slots=5))
+        read: list[int] = []
+        voice = engine.model.batch.open  # type: ignore[attr-defined]
+
+        def counted(*start: Any) -> Any:
+            read[-1] += 1
+            return voice(*start)
+
+        engine.model.batch.open = counted  # type: ignore[attr-defined]
+
+        def step() -> None:
+            read.append(0)
+            portions = engine.collect()
+            engine.deliver(portions, engine.compute(portions))
+
+        talking, drop, *newcomers = (engine.open(model.draw_voice(seed), seed, 16_000) for seed in range(5))
+        await talking.feed(speech_like(0.1))
+        step()
+        await drop.feed(speech_like(0.1)[:1])  # never enough for a voice to be needed: it is in nobody's way
+        moved = []
+        for newcomer in newcomers:
+            await newcomer.feed(speech_like(0.4))
+        for _ in newcomers:
+            before = talking.samples_in - talking.waiting
+            await talking.feed(speech_like(0.05))
+            step()
+            moved.append(talking.samples_in - talking.waiting - before)
+        for _ in range(20):
+            step()
+        return read, moved, [newcomer.samples_out for newcomer in newcomers]
+
+    read, moved, spoken = run(scene())
+    assert read[:4] == [1, 1, 1, 1]
+    assert sum(read) == 4
+    assert min(moved) > 0, "who talks already waits for the newcomers"
+    assert min(spoken) > 0
 
 
 def test_a_call_that_leaves_while_a_step_is_put_together_harms_nobody(server: LiveServer) -> None:
@@ -162,7 +208,7 @@ def test_a_reused_slot_remembers_nobody(server: LiveServer) -> None:
         generator = np.random.default_rng(0)
         live: list[tuple[Any, int, int]] = []  # session, which wave, samples read back
         calls = heard = 0
-        while calls < 150:
+        while calls < 600:
             while len(live) < 3:
                 index = int(generator.integers(5))
                 live.append((engine.open(voices[index], index, SAMPLE_RATE), index, 0))
@@ -183,7 +229,7 @@ def test_a_reused_slot_remembers_nobody(server: LiveServer) -> None:
                     live.pop(turn)
         return heard
 
-    assert run(scene()) > 150
+    assert run(scene()) > 600
 
 
 def test_a_replica_with_a_gpu_uses_it_and_asks_ray_for_it() -> None:
@@ -211,7 +257,7 @@ def test_the_spec_of_the_file_reaches_the_loader(files: tuple[Path, Path]) -> No
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "--model"),
+        (["--model", "MODEL"], "--voices"),
         (["--model", "/nowhere", "--voices", "/nowhere"], "/nowhere"),
         (["--model", "MODEL", "--voices", "/nowhere"], "voices build"),
     ],

@@ -1,5 +1,6 @@
 """The configuration: checked once, refused with the field's name; and the commands that read it."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,14 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
 
 def test_paths_in_a_file_start_where_it_lies(tmp_path: Path) -> None:
     (tmp_path / "weights").mkdir()
-    (tmp_path / "serve.yaml").write_text("anonymizer: streamvoiceanon\nmodel: weights\nvoices: hub/elsewhere\n")
+    (tmp_path / "tokens.yaml").write_text(f"- {{name: desk, sha256: {'e' * 64}}}")
+    (tmp_path / "serve.yaml").write_text(
+        "anonymizer: streamvoiceanon\nmodel: weights\nvoices: hub/elsewhere\ntokens_file: tokens.yaml\n"
+    )
     settings = parse_config(read_config(tmp_path / "serve.yaml"))
     assert settings.model == str((tmp_path / "weights").resolve())
     assert settings.voices == "hub/elsewhere"
+    assert [token.name for token in settings.tokens] == ["desk"]
 
 
 def test_a_network_without_its_weights_is_refused() -> None:
@@ -63,11 +68,43 @@ def test_a_network_without_its_weights_is_refused() -> None:
         parse_config({"anonymizer": "streamvoiceanon", "model": "weights"}, "serve.yaml")
 
 
-def test_the_cluster_file_names_the_application_and_holds_a_valid_configuration() -> None:
+def test_the_cluster_file_is_one_that_serve_takes_and_builds_the_application(tmp_path: Path) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
     content = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text())
-    (application,) = content["applications"]
-    assert application["import_path"] == "serve.app:build"
-    assert parse_config(application["args"]).replicas.maximum > 1
+    (application,) = ServeDeploySchema.model_validate(content).applications
+    module, _, name = application.import_path.partition(":")
+    build = getattr(importlib.import_module(module), name)
+
+    with pytest.raises(ConfigError, match=application.args["tokens_file"]):  # as shipped: nothing without its tokens
+        build(application.args)
+
+    (tmp_path / "tokens.yaml").write_text(f"- {{name: call-centre, sha256: {'e' * 64}, sessions: 200}}\n")
+    replica = build(application.args | {"tokens_file": str(tmp_path / "tokens.yaml")})._bound_deployment
+    assert replica.name == "Replica"
+    assert replica._deployment_config.autoscaling_config.max_replicas == application.args["replicas"]["maximum"] > 1
+    config = parse_config(replica.init_args[0])
+    assert [token.name for token in config.tokens] == ["call-centre"]
+    assert not config.open
+
+
+@pytest.mark.parametrize(
+    ("listed", "complaint"),
+    [
+        (None, "No such file"),
+        ("", "must be a list of tokens"),
+        ("[]", "must be a list of tokens"),
+        ("name: a", "must be a list of tokens"),
+        ("- {name: a, sha256: short}", "tokens.0.sha256"),
+    ],
+)
+def test_a_file_without_good_tokens_starts_nothing(tmp_path: Path, listed: str | None, complaint: str) -> None:
+    file = tmp_path / "tokens.yaml"
+    if listed is not None:
+        file.write_text(listed)
+    with pytest.raises(ConfigError, match=complaint) as wrong:
+        parse_config({"tokens_file": str(file)})
+    assert str(file) in str(wrong.value)
 
 
 def test_a_new_token_comes_with_its_hash() -> None:

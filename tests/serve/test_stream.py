@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_server import LiveServer, live_server, speech_like, tone
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from serve.client import Connection, Refused, stream_wave
+from serve.connection import STATISTICS_EVERY
 from serve.tokens import new_token
 
 TOKEN, DIGEST = new_token()
@@ -141,28 +143,76 @@ def test_a_call_whose_time_is_over_is_ended(
         assert eventually(lambda: not server.service.engine.sessions and not server.service.holders)
 
 
-def test_a_flood_is_ended_while_others_talk_on() -> None:
+def test_a_flood_is_held_back_and_then_ended_while_others_talk_on() -> None:
     async def scene(server: LiveServer) -> None:
+        held: list[float] = []
         async with connect(server.stream) as socket:
             await socket.send(json.dumps(START))
             reader = asyncio.create_task(everything(socket))
             calls = []
             try:
-                for number in range(600):
+                for number in range(2_000):
                     await socket.send(b"\0" * 16_000)
+                    held += [session.waiting / 16_000 for session in list(server.service.engine.sessions.values())]
                     if number % 20 == 10:  # seconds of the flood wait to be heard; somebody else makes a call
                         calls.append(await stream_wave(tone(200, 0.5), 16_000, server.stream, TOKEN))
             except ConnectionClosed:
                 pass
             messages, _ = await reader
         codes = [message["code"] for message in messages if isinstance(message, dict) and "code" in message]
-        assert codes == ["too_long"]
+        assert codes == ["too_fast"]
+        assert 0.5 < max(held) <= 0.5 + 0.5, "the server holds a window and the message that did not fit, no more"
         assert calls
         assert {(len(call.wave), call.attempts) for call in calls} == {(8_000, 1)}
 
     tokens = [{"name": "tests", "sha256": DIGEST, "sessions": 6}]
-    with live_server(tokens=tokens, limits=LIMITS | {"session_seconds": 12.0}) as server:
+    with live_server(tokens=tokens, limits=LIMITS | {"session_seconds": 3_600.0, "patience": 2.0}) as server:
         run(scene(server))
+
+
+def test_figures_are_told_a_few_times_a_second_however_often_they_are_asked_for(server: LiveServer) -> None:
+    async def scene() -> tuple[int, float]:
+        began = time.monotonic()
+        audio = b"\1\0" * 160
+        asks = [json.dumps({"type": "stats"}), audio] * 500
+        answers, code = await said(server, json.dumps(START), *asks, json.dumps({"type": "end"}))
+        took = time.monotonic() - began
+        assert code == 1000
+        assert answers[-1]["samples_out"] == 500 * 160, "the call goes on as if nothing had been asked"
+        return sum(isinstance(answer, dict) and answer["type"] == "stats" for answer in answers), took
+
+    told, took = run(scene())
+    assert 1 <= told <= took / STATISTICS_EVERY + 1
+
+
+@pytest.mark.parametrize(("code", "name", "again"), [(1009, "too_big", False), (1011, "internal", True)])
+def test_the_client_knows_what_a_close_without_a_word_means(code: int, name: str, again: bool) -> None:
+    async def scene() -> Refused:
+        async def close(socket: ServerConnection) -> None:
+            await socket.recv()
+            await socket.close(code)
+
+        async with serve(close, "127.0.0.1", 0) as other:
+            port = other.sockets[0].getsockname()[1]
+            with pytest.raises(Refused) as refused:
+                await Connection(f"ws://127.0.0.1:{port}", 16_000).__aenter__()
+            return refused.value
+
+    refused = run(scene())
+    assert (refused.code, refused.retry) == (name, again)
+
+
+def test_a_message_beyond_what_the_websocket_server_takes_is_closed_with_1009(server: LiveServer) -> None:
+    async def scene() -> tuple[list[Any], int]:
+        async with connect(server.stream) as socket:
+            await socket.send(json.dumps(START))
+            await socket.recv()
+            with contextlib.suppress(ConnectionClosed):
+                await socket.send(b"\0" * ((16 << 20) + 1))
+            return await everything(socket)
+
+    assert run(scene()) == ([], 1009)
+    assert eventually(lambda: not server.service.engine.sessions and not server.service.holders)
 
 
 def test_a_token_has_its_number_of_sessions_and_a_replica_its_slots(server: LiveServer) -> None:
