@@ -170,6 +170,7 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             validation_share=job.validation_share,
             validation_pairs=job.validation_items,
             seed=settings.seed,
+            max_frames=sizes.acoustic_lm.max_frames,
         )
         return LanguageModelTask(network), CodesFeed(parts, pairs, settings.batch_size, teacher=False)
     crop = max(1, round(job.crop_seconds / sizes.frames.seconds))

@@ -28,7 +28,10 @@ MAX_DELAY = 8  # frames that the wait embeddings cover
 
 @dataclass(frozen=True)
 class AcousticLMConfig:
-    """Sizes of the published network. A `timbre_width` of 0 leaves the timbre latents out."""
+    """Sizes of the published network. A `timbre_width` of 0 leaves the timbre latents out.
+
+    `max_frames`: prompt and source together are at most so many frames; past it the sequence is refilled.
+    """
 
     content_codes: int = 8192
     acoustic_codes: int = 1000
@@ -40,6 +43,12 @@ class AcousticLMConfig:
     fast_layers: int = 4
     timbre_width: int = 128
     style_width: int = 192
+    max_frames: int = 768
+
+    @property
+    def max_prompt_frames(self) -> int:
+        """Frames of a prompt at most: two thirds, which leaves 224 source frames between two refills as published."""
+        return self.max_frames * 2 // 3
 
 
 class FastState:

@@ -17,9 +17,7 @@ from models.streamvoiceanon.acoustic_lm import MAX_DELAY, AcousticLM, FastState
 from models.streamvoiceanon.state import put, take
 from models.streamvoiceanon.transformer import TransformerState
 
-MAX_FRAMES = 768  # prompt and source together; past it the sequence is refilled
 KEPT_FRAMES = 32  # source frames that a refilled sequence starts with
-MAX_PROMPT_FRAMES = 512  # leaves at least 224 source frames between two refills
 TOP_P = 0.7
 TEMPERATURE = 0.7
 
@@ -122,7 +120,7 @@ class WriterBatch:
         slots = sorted(content)
         writers = [self._writer(slot) for slot in slots]
         for slot, writer in zip(slots, writers, strict=True):
-            if writer.frames >= MAX_FRAMES:
+            if writer.frames >= lm.config.max_frames:
                 self._refill(slot, writer)
         rows = torch.tensor(slots)
         vectors = torch.stack(
@@ -196,7 +194,7 @@ class WriterBatch:
 
 def vectors_needed(lm: AcousticLM, prompt: Prompt, frames: int, delay: int) -> int:
     """How many vectors a sequence of `frames` source frames comes to, with refilling."""
-    most = min(len(prompt.content) + frames + delay, MAX_FRAMES)
+    most = min(len(prompt.content) + frames + delay, lm.config.max_frames)
     return len(prompt.condition) + 2 * most
 
 

@@ -19,7 +19,7 @@ from models.streamvoiceanon.acoustic_lm import AcousticLM, AcousticLMConfig
 from models.streamvoiceanon.codec import Codec, CodecConfig
 from models.streamvoiceanon.content_encoder import ContentEncoder, ContentEncoderConfig
 from models.streamvoiceanon.frontend import FrameConfig
-from models.streamvoiceanon.generation import MAX_PROMPT_FRAMES, Prompt, Utterance, check_delay, write_all
+from models.streamvoiceanon.generation import Prompt, Utterance, check_delay, write_all
 from models.streamvoiceanon.linear import pack
 from models.streamvoiceanon.spectral import SpectralConfig
 from models.streamvoiceanon.state import State
@@ -224,7 +224,8 @@ class StreamVoiceAnon:
                 raise ValueError("a prompt is silent")
         if not prompts:
             raise ValueError("a voice needs at least one prompt")
-        whole = torch.cat([prompt.float() for prompt in prompts])[: MAX_PROMPT_FRAMES * self.frame_samples]
+        most = self.config.acoustic_lm.max_prompt_frames * self.frame_samples
+        whole = torch.cat([prompt.float() for prompt in prompts])[:most]
         whole = whole[: len(whole) // self.frame_samples * self.frame_samples]
         embedded = [self._embed(prompt.float()) for prompt in prompts] if average else [self._embed(whole)]
         voice = Voice(

@@ -47,7 +47,7 @@ SMALL = replace(
     content_encoder=ContentEncoderConfig(
         depths=(), widths=(384,), heads=6, hidden=768, layers=1, window=128, bits=12, whisper=WhisperConfig()
     ),
-    acoustic_lm=replace(MINI.acoustic_lm, content_codes=4096),
+    acoustic_lm=replace(MINI.acoustic_lm, content_codes=4096, max_frames=224),
 )
 
 SHAPES = {"full": FULL, "mini": MINI, "small": SMALL}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.streamvoiceanon.frontend import PUBLISHED, FrameConfig
-from models.streamvoiceanon.generation import MAX_FRAMES, WriterBatch, check_delay
+from models.streamvoiceanon.generation import WriterBatch, check_delay
 from models.streamvoiceanon.state import State, put, restart, take
 from models.streamvoiceanon.voices import Voice
 
@@ -33,7 +33,7 @@ class StreamBatch:
         self._encoder = model.content_encoder.initial_state(slots, chunk=1)
         self._decoder = model.codec.initial_decoder_state(slots)
         latents = model.config.timbre_latents + 1
-        self._writers = WriterBatch(model.acoustic_lm, slots, latents + 2 * MAX_FRAMES)
+        self._writers = WriterBatch(model.acoustic_lm, slots, latents + 2 * model.config.acoustic_lm.max_frames)
         self._delays: dict[int, int] = {}
 
     def open(self, voice: Voice, delay: int, generator: torch.Generator | None) -> int:

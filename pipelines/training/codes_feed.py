@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.streamvoiceanon.generation import MAX_FRAMES
+from models.streamvoiceanon.acoustic_lm import AcousticLMConfig
 from models.streamvoiceanon.training.language_model import collate_language_model
 from pipelines.training.feed import Batch, item_at
 from pipelines.training.pairs import (
@@ -27,7 +27,10 @@ CODES = ("frames", "content", "acoustic", "style", "timbre", "timbre_latents")
 
 @dataclass(frozen=True)
 class PairSettings:
-    """How pairs are made of prepared speech; `known` are the labels of the teacher, None where all will do."""
+    """How pairs are made of prepared speech; `known` are the labels of the teacher, None where all will do.
+
+    `max_frames` is the language model's limit for prompt and source together.
+    """
 
     pairing: Pairing
     validation_pairing: Pairing
@@ -36,6 +39,7 @@ class PairSettings:
     validation_share: float
     validation_pairs: int
     seed: int
+    max_frames: int = AcousticLMConfig.max_frames
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Corpus:
     too_long: int
 
 
-def divide(spoken: list[Spoken], settings: PairSettings, limit: int = MAX_FRAMES) -> Corpus:
+def divide(spoken: list[Spoken], settings: PairSettings) -> Corpus:
     """Return what can be paired, speakers kept apart. Raises InputError that says why nothing can be.
 
     Held out are speakers who can be paired as validation wants it. Emotional pairs leave out unknown labels.
@@ -57,7 +61,7 @@ def divide(spoken: list[Spoken], settings: PairSettings, limit: int = MAX_FRAMES
     emotional = "emotional" in (settings.pairing, settings.validation_pairing)
     if emotional:
         spoken, unknown = keep_known_emotions(spoken, settings.known)
-    spoken, too_long = fit_sequence(spoken, settings.prompt_frames, limit)
+    spoken, too_long = fit_sequence(spoken, settings.prompt_frames, settings.max_frames)
     candidates = spoken
     if emotional:
         draw_pairs(spoken, "emotional", 0, 0)  # says why, where there are none
@@ -95,7 +99,7 @@ class CodesFeed:
         return [f"{pair.source} after {pair.prompt}" for pair in self.pairs(number)]
 
     def batch(self, number: int) -> Batch:
-        return collate_language_model([self.item(pair) for pair in self.pairs(number)])
+        return collate_language_model([self.item(pair) for pair in self.pairs(number)], self.settings.max_frames)
 
     def validation_pairs(self) -> list[Pair]:
         """Return the pairs of held-out speakers, always the same."""
@@ -106,7 +110,7 @@ class CodesFeed:
         items = iter(self.item(pair) for pair in self.validation_pairs())
         batches = []
         while group := list(islice(items, self.batch_size)):
-            batches.append(collate_language_model(group))
+            batches.append(collate_language_model(group, self.settings.max_frames))
         return batches
 
     def item(self, pair: Pair) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from models.streamvoiceanon.acoustic_lm import MAX_DELAY, AcousticLM, AcousticLMConfig
 from models.streamvoiceanon.checkpoint import CheckpointError, load_networks
-from models.streamvoiceanon.generation import MAX_FRAMES, check_delay
+from models.streamvoiceanon.generation import check_delay
 from models.streamvoiceanon.training.initial import initialise
 from models.streamvoiceanon.training.task import Batch
 
@@ -171,14 +171,14 @@ def distance(features: Tensor, targets: Tensor, kind: Literal["cosine", "mse"]) 
     return F.mse_loss(features.float(), targets.float())
 
 
-def collate_language_model(items: Sequence[Mapping[str, NDArray]]) -> Batch:
-    """Pad items to one batch.
+def collate_language_model(items: Sequence[Mapping[str, NDArray]], most: int = AcousticLMConfig.max_frames) -> Batch:
+    """Pad items, of `most` frames each at most, to one batch.
 
     An item holds `prompt_content` [P], `prompt_acoustic` [codebooks, P], `source_content` [T], `source_acoustic`
     [codebooks, T], `style` [192], `timbre` [32, 128] and, for distillation, `teacher` [T, D] at the model's frame rate.
     The batch holds `content` [B, L], `acoustic` [B, codebooks, L], `prompt_lengths` and `lengths` [B] (prompt and
     source together), `style`, `timbre` and `teacher` [B, longest source, D]. Raises ValueError that names the item
-    where lengths disagree, the source is empty, or both together pass the sequence limit.
+    where lengths disagree, the source is empty, or both together pass `most`.
     """
     for i, item in enumerate(items):
         prompt, source = len(item["prompt_content"]), len(item["source_content"])
@@ -186,10 +186,8 @@ def collate_language_model(items: Sequence[Mapping[str, NDArray]]) -> Batch:
             raise ValueError(f"item {i}: content and acoustic codes differ in length")
         if not source:
             raise ValueError(f"item {i}: the source is empty")
-        if prompt + source > MAX_FRAMES:
-            raise ValueError(
-                f"item {i}: {prompt} frames of prompt and {source} of source pass the limit of {MAX_FRAMES}"
-            )
+        if prompt + source > most:
+            raise ValueError(f"item {i}: {prompt} frames of prompt and {source} of source pass the limit of {most}")
         if "teacher" in item and len(item["teacher"]) != source:
             raise ValueError(f"item {i}: {len(item['teacher'])} teacher frames for {source} frames of source")
     pairs = [("prompt_content", "source_content"), ("prompt_acoustic", "source_acoustic")]

@@ -1,12 +1,13 @@
 """Writing codes: sampling, batches, refilling, and what bad utterances get."""
 
 import resource
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from models.streamvoiceanon import Config, StreamVoiceAnon, Voice, generation, kernels
+from models.streamvoiceanon import Config, StreamVoiceAnon, Voice, kernels
 from models.streamvoiceanon.frontend import FRAME_SAMPLES
 from models.streamvoiceanon.generation import Prompt, WriterBatch, sample
 
@@ -68,8 +69,8 @@ def test_seeds_decide_what_is_drawn(tiny_model: StreamVoiceAnon, voices, speech)
 
 
 def test_a_refilled_sequence_is_one_that_began_32_frames_ago(tiny_model: StreamVoiceAnon, voices, monkeypatch) -> None:
-    monkeypatch.setattr(generation, "MAX_FRAMES", 90)
     lm, prompt = tiny_model.acoustic_lm, tiny_model.prompt(voices[0])  # 48 frames
+    monkeypatch.setattr(lm, "config", replace(lm.config, max_frames=90))
     content = torch.randint(8192, (60,), generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         long = WriterBatch(lm, 1, 300)
@@ -82,7 +83,7 @@ def test_a_refilled_sequence_is_one_that_began_32_frames_ago(tiny_model: StreamV
             torch.cat([prompt.acoustic, acoustic], dim=1),
         )
         short = WriterBatch(lm, 1, 300)
-        monkeypatch.setattr(generation, "MAX_FRAMES", 10_000)
+        monkeypatch.setattr(lm, "config", replace(lm.config, max_frames=10_000))
         short.start(0, recent, 0, None)
         expected = [short.step({0: lm.embed_content(code)})[0] for code in content[42:]]
     assert torch.equal(torch.stack(written[42:50]), torch.stack(expected[:8]))
@@ -90,7 +91,8 @@ def test_a_refilled_sequence_is_one_that_began_32_frames_ago(tiny_model: StreamV
 
 @pytest.mark.parametrize("delay", [0, 3, 8])
 def test_every_frame_is_written_across_refills(tiny_model: StreamVoiceAnon, voices, monkeypatch, delay: int) -> None:
-    monkeypatch.setattr(generation, "MAX_FRAMES", 90)
+    lm = tiny_model.acoustic_lm
+    monkeypatch.setattr(lm, "config", replace(lm.config, max_frames=90))
     content = torch.randint(8192, (150,), generator=torch.Generator().manual_seed(3))
     codes = tiny_model.generate(content, voices[0], delay, greedy=True)
     assert codes.shape == (8, 150)
