@@ -145,7 +145,11 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
     from models.streamvoiceanon.training.codec import CodecTask, CodecTaskConfig
     from models.streamvoiceanon.training.content import ContentTask, ContentTaskConfig
     from models.streamvoiceanon.training.initial import fresh_networks
-    from models.streamvoiceanon.training.language_model import LanguageModelTask, language_model
+    from models.streamvoiceanon.training.language_model import (
+        LanguageModelTask,
+        LanguageModelTaskConfig,
+        language_model,
+    )
     from models.streamvoiceanon.training.whisper_weights import load_whisper
     from pipelines.training.waves_feed import WavesFeed
 
@@ -172,7 +176,8 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             seed=settings.seed,
             max_frames=sizes.acoustic_lm.max_frames,
         )
-        return LanguageModelTask(network), CodesFeed(parts, pairs, settings.batch_size, teacher=False)
+        task = LanguageModelTask(network, LanguageModelTaskConfig(content_weight=job.content_weight))
+        return task, CodesFeed(parts, pairs, settings.batch_size, teacher=False)
     crop = max(1, round(job.crop_seconds / sizes.frames.seconds))
     feed = WavesFeed(
         parts,

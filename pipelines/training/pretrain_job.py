@@ -47,6 +47,9 @@ class PretrainJob(BaseModel):
     )
     adversarial_weight: float = Field(0.0, ge=0, description="codec: weight of the discriminators; 0 trains without.")
     prompt_seconds: float = Field(4.0, gt=0, le=LONGEST_SECONDS, description="lm: prompts are cropped to this.")
+    content_weight: float = Field(
+        1.0, ge=0, description="lm: how much the next content code counts, which generation does not use."
+    )
     min_seconds: float = Field(0.5, ge=0, description="Shorter utterances are left out.")
     max_seconds: float = Field(20.0, gt=0, le=LONGEST_SECONDS, description="Longer utterances are left out.")
     validation_share: float = Field(0.05, gt=0, lt=1, description="Share of speakers held out, one at least.")

@@ -32,7 +32,11 @@ class LiveServer:
 
 @contextmanager
 def live_server(stand_in: Any = None, **config: Any) -> Iterator[LiveServer]:
-    """Run the service with `config` on a free port until the block ends; `stand_in` takes its anonymizer's place."""
+    """Run the service with `config` on a free port until the block ends; `stand_in` takes its anonymizer's place.
+
+    The anonymizer is `mcadams` where none is named: it loads in no time.
+    """
+    config = {"anonymizer": "mcadams"} | config
     holder: dict[str, Any] = {}
     started = threading.Event()
 

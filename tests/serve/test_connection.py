@@ -63,7 +63,7 @@ def test_who_does_not_read_loses_the_slot(takes_text: bool, told: list[Any], mon
 
 @pytest.mark.parametrize("origin", ["http://[", "http://]", "null", "", "https://elsewhere.example"])
 def test_a_strange_origin_is_not_welcome(origin: str) -> None:
-    service = Service(ServeConfig(slots=1))
+    service = Service(ServeConfig(anonymizer="mcadams", slots=1))
     headers = [(b"host", b"127.0.0.1:8000"), (b"origin", origin.encode())]
     assert not is_welcome(HTTPConnection({"type": "http", "headers": headers}), service)
     service.stop()
