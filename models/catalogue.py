@@ -7,7 +7,6 @@ from models import registry
 from models.anonymizer import Anonymizer
 
 ANONYMIZERS = ("mcadams", "streamvoiceanon", "identity")
-EMBEDDED = "pypi://voxveil/models/weights/streamvoiceanon"
 EMBEDDED_VOICES = "voices.parquet"
 
 
@@ -40,7 +39,7 @@ class AnonymizerSpec:
         """
         if self.model and self.voices:
             return self.model, self.voices
-        embedded = registry.resolve(EMBEDDED).path
+        embedded = registry.resolve(registry.ANONYMIZER).path
         return str(embedded), self.voices or str(embedded / EMBEDDED_VOICES)
 
 

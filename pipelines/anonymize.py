@@ -131,7 +131,6 @@ def anonymizer_weights(job: Job) -> dict[str, Any]:
     if spec.name != "streamvoiceanon":
         return {}
     from models import registry
-    from models.catalogue import EMBEDDED
     from models.streamvoiceanon import CheckpointError, VoiceBank
     from models.streamvoiceanon.checkpoint import resolve
 
@@ -142,7 +141,7 @@ def anonymizer_weights(job: Job) -> dict[str, Any]:
     except (CheckpointError, OSError, ValueError, registry.WeightsMissing, registry.WeightsChanged) as fault:
         raise InputError(str(fault)) from None
     return {
-        "model": spec.model or EMBEDDED,
+        "model": spec.model or registry.ANONYMIZER,
         "model_digest": digest_of(registry.digest(folder)),
         "voices_digest": digest_of(registry.digest(Path(voices))),
         "alpha": spec.alpha,

@@ -46,7 +46,10 @@ def compact_model(
     base = read_base(source)
     networks = build_networks(base.config)
     load_networks(networks, base.states)
-    save_converted(target, networks, base.config, base.sources, compact=True)
+    try:
+        save_converted(target, networks, base.config, base.sources, compact=True)
+    except OSError as error:
+        raise InputError(str(error)) from None
     _say_sizes(target)
 
 

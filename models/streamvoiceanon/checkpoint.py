@@ -149,7 +149,9 @@ def save_converted(
     tensors = {
         f"{name}.{key}": value for name, network in networks.items() for key, value in network.state_dict().items()
     }
-    tensors = compacted(tensors) if compact else tensors
+    if compact:
+        weights = {f"{name}.{key}" for name, network in networks.items() for key, _ in network.named_parameters()}
+        tensors = compacted(tensors, weights)
     save_file({key: value.contiguous().clone() for key, value in tensors.items()}, folder / WEIGHTS_FILE)
     document = {
         "format": FORMAT,
@@ -163,17 +165,19 @@ def save_converted(
 def read_converted(folder: Path) -> tuple[dict[str, StateDict], dict[str, Any]]:
     """Read a converted checkpoint: state dicts by network, and the configuration as plain values.
 
-    The weights file is mapped, not read: its digest is for `verify_converted`.
+    The weights file is mapped, not read, unless it is a compact one.
     """
     try:
         document = json.loads((folder / CONFIG_FILE).read_text())
         if document.get("format") != FORMAT:
             raise CheckpointError(f"{folder / CONFIG_FILE} is of format {document.get('format')!r}, not {FORMAT!r}")
-        tensors = load_file(folder / WEIGHTS_FILE)
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        tensors = expanded(load_file(folder / WEIGHTS_FILE))
+    except CheckpointError:
+        raise
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"the checkpoint in {folder} cannot be read: {_first_line(error)}") from None
     states: dict[str, StateDict] = {}
-    for key, value in expanded(tensors).items():
+    for key, value in tensors.items():
         network, _, name = key.partition(".")
         states.setdefault(network, {})[name] = value
     return states, document["config"]

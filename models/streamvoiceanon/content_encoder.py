@@ -13,7 +13,7 @@ from models.streamvoiceanon.conv import ConvNeXtEncoder, Resample
 from models.streamvoiceanon.frontend import PUBLISHED, FrameConfig, LogMel
 from models.streamvoiceanon.state import State
 from models.streamvoiceanon.transformer import WindowedTransformer
-from models.streamvoiceanon.whisper_trunk import WhisperConfig, WhisperMel, WhisperTrunk
+from models.streamvoiceanon.whisper_trunk import HOP, SAMPLE_RATE, WhisperConfig, WhisperMel, WhisperTrunk
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,12 @@ class ContentEncoder(nn.Module):
         super().__init__()
         self.config = config or ContentEncoderConfig()
         whisper = self.config.whisper
+        if whisper is not None and (frames.sample_rate, frames.hop, self.config.widths[-1]) != (
+            SAMPLE_RATE,
+            2 * HOP,
+            whisper.width,
+        ):
+            raise ValueError("Whisper's trunk needs 16 kHz, a hop of 320 samples and widths that end with its own")
         self._steps = frames.mels_per_frame  # of the backbone, for one of codes
         self.mel = LogMel(self.config.bands, frames) if whisper is None else WhisperMel(whisper.bands)
         self.backbone = (

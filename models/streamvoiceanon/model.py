@@ -262,6 +262,15 @@ class StreamVoiceAnon:
         shapes = (voice.style.shape[0], voice.timbre.shape[0], voice.acoustic.shape[0])
         if shapes != (config.acoustic_lm.style_width, config.timbre_latents, config.codec.codebooks):
             raise ValueError(f"the voice {voice.voice_id} is of a model of another shape: build its bank anew")
+        lm_config = config.acoustic_lm
+        if not 0 < voice.frames <= lm_config.max_prompt_frames:
+            raise ValueError(
+                f"the voice {voice.voice_id} has {voice.frames} frames, this model reads 1 to "
+                f"{lm_config.max_prompt_frames}: build its bank anew"
+            )
+        for codes, count in ((voice.content, lm_config.content_codes), (voice.acoustic, lm_config.acoustic_codes)):
+            if int(codes.min()) < 0 or int(codes.max()) >= count:
+                raise ValueError(f"the voice {voice.voice_id} holds codes of another model: build its bank anew")
         lm, dtype = self.acoustic_lm, self.acoustic_lm.embedding.weight.dtype
         condition = lm.condition(voice.style.to(self.device, dtype), voice.timbre.to(self.device, dtype))
         return Prompt(condition, voice.content.to(self.device), voice.acoustic.to(self.device))

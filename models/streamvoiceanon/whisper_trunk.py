@@ -1,8 +1,9 @@
 """Whisper's encoder made causal: the trunk of a content encoder that begins where Whisper's training ended.
 
 The layers are those of Whisper (Radford et al., 2022, arXiv 2212.04356), so that its weights fit. What differs: a query
-sees the last `window` positions and none that follow; the log-mel frames end at their last sample, and are floored at
-one level, not below the loudest of a recording that is not over yet; and positions lie on a ring, because a stream has
+sees the last `window` positions and none that follow; log-mel frames and convolutions end at their last sample, which
+makes all features 200 samples late; levels are floored at one, not below the loudest of a recording that is not over
+yet; and positions lie on a ring, because a stream has
 no thirtieth second: each frequency of Whisper's sinusoids is moved to the nearest that is whole on the ring.
 """
 
@@ -19,7 +20,8 @@ from models.streamvoiceanon.linear import Linear
 from models.streamvoiceanon.state import State
 from models.streamvoiceanon.transformer import KeyValueCache, Sight, TransformerState, new_caches
 
-WINDOW, HOP = 400, 160  # samples at 16 kHz
+SAMPLE_RATE = 16_000  # hertz
+WINDOW, HOP = 400, 160  # samples
 FLOOR = -6.5  # of the log-mel spectrum, decades: Whisper's own lies 8 below the loudest of the recording
 RING = 3_000  # positions, 60 seconds
 LARGEST_PERIOD = 10_000.0
@@ -47,7 +49,7 @@ class WhisperMel(nn.Module):
         super().__init__()
         with torch.device("cpu"):
             filters = torchaudio.functional.melscale_fbanks(
-                WINDOW // 2 + 1, 0.0, 8_000.0, bands, 16_000, norm="slaney", mel_scale="slaney"
+                WINDOW // 2 + 1, 0.0, SAMPLE_RATE / 2, bands, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
             )
             window = torch.hann_window(WINDOW)
         self.register_buffer("window", window, persistent=False)
@@ -61,7 +63,8 @@ class WhisperMel(nn.Module):
         """Map samples [B, n x hop] to log-mel frames [B, n, bands], and the state on."""
         samples = torch.cat([state, samples], dim=1)
         spectrum = torch.view_as_real(torch.fft.rfft(samples.unfold(1, WINDOW, HOP) * self.window))
-        mel = (spectrum.square().sum(-1) @ self.filters.T).clamp(min=10.0**FLOOR).log10()
+        with torch.autocast(samples.device.type, enabled=False):
+            mel = (spectrum.square().sum(-1) @ self.filters.T).clamp(min=10.0**FLOOR).log10()
         return (mel + 4.0) / 4.0, samples[:, samples.shape[1] - state.shape[1] :]
 
 

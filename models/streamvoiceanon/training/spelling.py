@@ -12,14 +12,20 @@ import torchaudio
 from torch import Tensor, nn
 
 LETTERS = " 'abcdefghijklmnopqrstuvwxyz"  # 0 is CTC's blank, a letter its place here and one more
+READ_ALOUD = "&%@#"  # punctuation to Unicode
 
 
 def spell(text: str) -> list[int]:
-    """Return the letters of a text as numbers from 1; none where it has figures, which can be read in several ways."""
-    plain = unicodedata.normalize("NFKD", text.lower())
-    if any(character.isdigit() for character in plain):
+    """Return the letters of a text as numbers from 1, without punctuation and accents.
+
+    None where a text has what is read in several ways or in other letters: figures, symbols, another script.
+    """
+    plain = [
+        c for c in unicodedata.normalize("NFKD", text.lower().replace("\u2019", "'")) if not unicodedata.combining(c)
+    ]
+    if any((unicodedata.category(c)[0] in "LNS" or c in READ_ALOUD) and c not in LETTERS for c in plain):
         return []
-    kept = "".join(c if c in LETTERS else " " if c in "-—\n\t" else "" for c in plain)
+    kept = "".join(c if c in LETTERS else " " for c in plain)
     return [LETTERS.index(c) + 1 for c in " ".join(kept.split())]
 
 

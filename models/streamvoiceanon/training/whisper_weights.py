@@ -74,6 +74,7 @@ def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
     for _ in range(number("I")):
         name = text()
         shape = [number("I") for _ in range(number("B"))]
-        kind = TYPES[number("B")]
+        if (kind := TYPES.get(number("B"))) is None:
+            raise ValueError(f"{path}: {name} is of a type that is not known here")
         arrays[name] = np.frombuffer(take(number("I")), kind).reshape(shape)
     return arrays

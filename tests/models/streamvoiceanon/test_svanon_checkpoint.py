@@ -195,12 +195,19 @@ def test_the_contract_lists_five_networks() -> None:
 
 def test_a_compact_model_takes_a_byte_a_weight_and_is_off_by_half_a_step_at_most() -> None:
     weights = torch.randn(64, 80, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 1, 64).unsqueeze(1)
-    tensors = {"wide": weights, "bias": torch.randn(64), "count": torch.tensor(3)}
-    kept = compacted(tensors)
+    tensors = {"wide": weights, "table": weights, "bias": torch.randn(64), "count": torch.tensor(3)}
+    kept = compacted(tensors, {"wide", "bias"})
     assert kept["wide"].dtype == torch.int8
     restored = expanded(kept)
     assert restored.keys() == tensors.keys()
     step = weights.abs().amax(1, keepdim=True) / 127
     assert ((restored["wide"] - weights).abs() <= step / 2 + 1e-6).all()
-    assert torch.allclose(restored["bias"].float(), tensors["bias"], atol=2e-3)
-    assert restored["count"] == 3
+    assert all(torch.equal(restored[name], tensors[name]) for name in ("table", "bias", "count"))
+
+
+@pytest.mark.parametrize("scale", [torch.ones(63), torch.ones(64, 80), torch.ones(())])
+def test_a_scale_that_fits_no_matrix_is_refused(scale: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="is a scale of"):
+        expanded({"wide": torch.zeros(64, 80, dtype=torch.int8), "wide.row_scale": scale})
+    with pytest.raises(ValueError, match="for no matrix"):
+        expanded({"wide.row_scale": torch.ones(64)})

@@ -66,12 +66,13 @@ def test_with_whispers_weights_and_an_unlimited_sight_it_says_what_whisper_says(
     encoding = Whisper(whisper_folder, threads=2).encode([wave])[0]
     wanted = torch.from_numpy(encoding.windows[0].astype(np.float32))[: encoding.frames[0]]
     monkeypatch.setattr("models.streamvoiceanon.whisper_trunk.Sight.mask", None)
-    padded = torch.nn.functional.pad(torch.from_numpy(wave), (0, 20 * 16_000 - len(wave))).unsqueeze(0)
+    ahead = torch.from_numpy(wave[200:])  # what is causal hears 200 samples late
+    padded = torch.nn.functional.pad(ahead, (0, 20 * 16_000 - len(ahead))).unsqueeze(0)
     with torch.inference_mode():
         bands, _ = mel(padded, mel.initial_state(1))
         heard, _ = trunk(bands, trunk.initial_state(1, bands.shape[1] // 2))
     likeness = torch.nn.functional.cosine_similarity(heard[0, : len(wanted)], wanted, dim=1)
-    assert likeness.median() > 0.85  # its window ends earlier and its floor is another
+    assert likeness.median() > 0.98  # its floor and its positions are others
 
 
 def test_weights_that_do_not_fit_are_refused(whisper_folder: Path, tmp_path: Path) -> None:
