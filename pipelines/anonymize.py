@@ -128,22 +128,21 @@ def anonymizer_used(job: Job) -> AnonymizerUsed:
 def anonymizer_weights(job: Job) -> dict[str, Any]:
     """Return what an anonymizer loads, with digests; nothing for one that needs no weights. Raises InputError."""
     spec = job.anonymizer_spec
-    if spec.name != "streamvoiceanon":
+    if not (spec.model and spec.voices):
         return {}
     from models import registry
     from models.streamvoiceanon import CheckpointError, VoiceBank
     from models.streamvoiceanon.checkpoint import resolve
 
     try:
-        model, voices = spec.located()
-        folder = resolve(model)
-        VoiceBank.load(Path(voices))
-    except (CheckpointError, OSError, ValueError, registry.WeightsMissing, registry.WeightsChanged) as fault:
+        folder = resolve(spec.model)
+        VoiceBank.load(Path(spec.voices))
+    except (CheckpointError, OSError, ValueError) as fault:
         raise InputError(str(fault)) from None
     return {
-        "model": spec.model or registry.ANONYMIZER,
+        "model": spec.model,
         "model_digest": digest_of(registry.digest(folder)),
-        "voices_digest": digest_of(registry.digest(Path(voices))),
+        "voices_digest": digest_of(registry.digest(Path(spec.voices))),
         "alpha": spec.alpha,
     }
 

@@ -91,16 +91,14 @@ def load_settings(
 
 def check_weights(settings: "ServeConfig") -> None:
     """Raise ConfigError where the model or the voice bank is not there: a replica would say so much later."""
-    from models.registry import WeightsChanged, WeightsMissing
     from models.streamvoiceanon import CheckpointError, VoiceBank
     from models.streamvoiceanon.checkpoint import resolve
     from serve.config import ConfigError
 
     try:
-        model, voices = settings.anonymizer_spec.located()
-        resolve(model)
-        VoiceBank.load(Path(voices))
-    except (CheckpointError, OSError, ValueError, WeightsMissing, WeightsChanged) as fault:
+        resolve(str(settings.model))
+        VoiceBank.load(Path(str(settings.voices)))
+    except (CheckpointError, OSError, ValueError) as fault:
         raise ConfigError(str(fault)) from None
 
 

@@ -1,8 +1,8 @@
 """StreamVoiceAnon: the five networks together, as an anonymizer of whole utterances and of live streams.
 
 Waves are float32 [samples] at the model's rate, 44.1 kHz as published. What an utterance becomes depends on its wave,
-its voice and its seed, whatever else is in the batch and whether it is streamed or not: with the CPU kernels to the last
-bit, unless Whisper's trunk hears the content.
+its voice and its seed, whatever else is in the batch and whether it is streamed or not: with the CPU kernels to the
+last bit, unless Whisper's trunk hears the content.
 """
 
 from collections.abc import Mapping, Sequence

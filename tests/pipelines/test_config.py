@@ -33,7 +33,7 @@ def test_commas_separate_columns() -> None:
     [
         ({"name": "../up"}, r"name: use letters, digits"),
         ({"anonymizer": "magic"}, r"no anonymizer is called 'magic'; there are mcadams, streamvoiceanon, identity"),
-        ({"anonymizer": "streamvoiceanon", "model": "weights"}, r"needs a voice bank: --voices BANK"),
+        ({"anonymizer": "streamvoiceanon"}, r"needs a model and a voice bank: --model FOLDER"),
         ({"keep_columns": "speaker_id"}, r"keep_columns: speaker_id is released anyway"),
         ({"index": ""}, r"index: .*at least 1 character"),
         ({"min_seconds": 9.0, "max_seconds": 3.0}, r"min_seconds is not below max_seconds"),

@@ -64,8 +64,8 @@ def test_paths_in_a_file_start_where_it_lies(tmp_path: Path) -> None:
 
 
 def test_a_network_without_its_weights_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"serve\.yaml: a model of your own needs a voice bank"):
-        parse_config({"anonymizer": "streamvoiceanon", "model": "weights"}, "serve.yaml")
+    with pytest.raises(ConfigError, match=r"serve\.yaml: streamvoiceanon needs a model and a voice bank"):
+        parse_config({"anonymizer": "streamvoiceanon"}, "serve.yaml")
 
 
 def test_the_cluster_file_is_one_that_serve_takes_and_builds_the_application(tmp_path: Path) -> None:
