@@ -152,7 +152,7 @@ def test_who_sends_too_fast_waits_and_goes_on_when_there_is_room() -> None:
     run(scene())
 
 
-def test_who_keeps_sending_too_fast_is_told() -> None:
+def test_a_call_that_the_server_does_not_get_to_is_told_that_the_server_failed() -> None:
     async def scene() -> None:
         engine = new_engine(window=0.5, patience=0.05)
         session = open_session(engine)
@@ -160,7 +160,26 @@ def test_who_keeps_sending_too_fast_is_told() -> None:
         step(engine)
         with pytest.raises(Refusal) as refused:
             await session.feed(tone(200, 1.0))
-        assert refused.value.code == "too_fast"
+        assert refused.value.code == "internal"
+
+    run(scene())
+
+
+def test_a_message_of_many_seconds_is_waited_for_while_some_of_it_is_taken() -> None:
+    async def scene() -> None:
+        engine = new_engine(window=0.5, patience=0.0)  # over at each turn of the loop, between two steps
+        session = open_session(engine)
+        feeding = asyncio.create_task(session.feed(tone(200, 16.0)))
+        steps = 0
+        await asyncio.sleep(0)
+        while not feeding.done():
+            step(engine)
+            session.outbox.clear()
+            session.unread = 0
+            steps += 1
+            await asyncio.sleep(0)
+        await feeding
+        assert steps >= 15.5 / (engine.tick * engine.settings.catch_up)
 
     run(scene())
 
@@ -216,6 +235,36 @@ def test_a_burst_is_worked_off_and_forgiven() -> None:
                 await session.read()
 
     run(scene())
+
+
+@pytest.mark.parametrize("stall", [11.0, 15.0])
+def test_a_microphone_whose_line_stalls_longer_than_patience_is_forgiven(stall: float) -> None:
+    """What was said meanwhile comes at once and is worked off at 1.8 times real time, for longer than patience too."""
+
+    async def scene() -> float:
+        clock = Clock()
+        engine = new_engine(clock=clock, anonymizer=Identity(), window=2.0, patience=10.0)
+        engine.cost = 0.55
+        session = open_session(engine)
+        feeding, sent, pressed = None, 0.0, 0.0
+        began = clock.now
+        while (spoken := clock.now - began) < 60.0:
+            clock.now += engine.tick
+            while (feeding is None or feeding.done()) and sent < spoken and not 2.0 < spoken < 2.0 + stall:
+                if feeding is not None:
+                    feeding.result()
+                feeding = asyncio.create_task(session.feed(tone(200, 0.02)))
+                sent += 0.02
+                await asyncio.sleep(0)
+            step(engine)
+            pressed += engine.tick * (session.waiting > session.window / 2)
+            session.outbox.clear()
+            session.unread = 0
+            await asyncio.sleep(0)
+        assert session.samples_in == pytest.approx(60.0 * RATE, abs=0.2 * RATE), "all that was missed has come"
+        return pressed
+
+    assert run(scene()) > 10.0, "the scene keeps the window full for longer than patience"
 
 
 def test_a_backlog_that_the_server_works_off_slowly_is_not_the_clients_fault() -> None:
