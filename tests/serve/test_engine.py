@@ -348,32 +348,64 @@ def test_a_draining_engine_gives_each_call_its_tail_and_then_the_reason() -> Non
     run(scene())
 
 
+class Moody(McAdams):
+    """Fails while it is `failing`."""
+
+    failing = False
+
+    def push_many(self, streams: Any, chunks: Any) -> Any:
+        if self.failing:
+            raise FloatingPointError("secret samples")
+        return super().push_many(streams, chunks)
+
+
+async def told_of_failures(engine: Engine, calls: int) -> list[str]:
+    """Make so many calls, one after the other, that fail; return what each is told."""
+    codes = []
+    for _ in range(calls):
+        session = open_session(engine)
+        await session.feed(tone(200, 0.1))
+        with pytest.raises(Refusal) as refused:
+            await session.read()
+        assert "secret" not in refused.value.message()
+        codes.append(refused.value.code)
+        engine.close(session, refused.value.code)
+    return codes
+
+
 def test_a_model_that_fails_ends_its_sessions_and_the_engine_goes_on() -> None:
-    class Moody(McAdams):
-        failing = False
-
-        def push_many(self, streams: Any, chunks: Any) -> Any:
-            if self.failing:
-                raise FloatingPointError("secret samples")
-            return super().push_many(streams, chunks)
-
     async def scene() -> None:
         engine = new_engine(anonymizer=Moody(), tick=0.01)
         heart = asyncio.create_task(engine.run())
-        victim = open_session(engine)
-        engine.anonymizer.failing = True
-        await victim.feed(tone(200, 0.1))
-        with pytest.raises(Refusal) as refused:
-            await victim.read()
-        assert refused.value.code == "internal"
-        assert "secret" not in refused.value.message()
-        engine.close(victim, "internal")
-        engine.anonymizer.failing = False
-        survivor = open_session(engine)
-        await survivor.feed(tone(200, 0.1))
-        survivor.end()
-        assert await survivor.read() is not None
+        for _ in range(2):  # what went well between failures is not forgotten
+            engine.anonymizer.failing = True
+            assert await told_of_failures(engine, 2) == ["internal"] * 2
+            engine.anonymizer.failing = False
+            survivor = open_session(engine)
+            await survivor.feed(tone(200, 0.1))
+            survivor.end()
+            assert await survivor.read() is not None
+            engine.close(survivor, "ended")
+        assert not engine.broken
         heart.cancel()
+
+    run(scene())
+
+
+def test_a_model_that_fails_three_times_in_a_row_breaks_the_engine() -> None:
+    async def scene() -> None:
+        engine = new_engine(anonymizer=Moody(), tick=0.01)
+        heart = asyncio.create_task(engine.run())
+        engine.anonymizer.failing = True
+        bystander = open_session(engine)
+        assert await told_of_failures(engine, 3) == ["internal"] * 3
+        await asyncio.wait_for(heart, 60)
+        assert engine.broken
+        with pytest.raises(Refusal) as told:
+            await bystander.read()
+        assert told.value.code == "internal"
+        with pytest.raises(Refusal):
+            open_session(engine)
 
     run(scene())
 
