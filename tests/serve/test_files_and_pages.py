@@ -124,6 +124,15 @@ def test_a_header_that_lies_about_its_length_does_not_help() -> None:
     assert len(decode(lying_flac(), 20.0, 20.0).wave) <= 20 * 16_000
 
 
+def test_a_high_rate_does_not_get_more_samples_in() -> None:
+    most = 2 * 48_000
+    assert len(decode(encoded(np.zeros(most, np.int16), 96_000), 2.0, 20.0).wave) == most
+    assert len(decode(encoded(np.zeros(most, np.int16), 48_000), 2.0, 20.0).wave) == most
+    with pytest.raises(UnusableFile, match="more than 1 s") as refused:
+        decode(encoded(np.zeros(most + 1, np.int16), 96_000), 2.0, 20.0)
+    assert refused.value.status == 413
+
+
 def test_decoding_has_a_time_limit() -> None:
     ticks = iter(range(0, 1_000, 10))
     with pytest.raises(UnusableFile) as refused:
