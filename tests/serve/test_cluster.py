@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,17 @@ CONFIG = {
     "tokens": [{"name": "tests", "sha256": DIGEST, "sessions": 6}],
     "drain_seconds": 0.5,
 }
+WINDOW = 2.0  # seconds of audio that may be on their way, the configuration's default
+
+
+async def wait_for_calls(command: Command, calls: list[asyncio.Task[Any]]) -> None:
+    """Return when all of `calls` are counted and each of two replicas has some; the figures are a second old."""
+    while True:
+        held = await asyncio.to_thread(command.sessions)
+        if len(held) == 2 and all(held.values()) and sum(held.values()) == len(calls):
+            return
+        assert not any(call.done() for call in calls), f"a call was over before all were held by two replicas: {held}"
+        await asyncio.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +69,13 @@ def test_a_killed_replica_costs_its_calls_a_reconnection_and_the_others_nothing(
     async def scene() -> list[Report]:
         nonlocal killed_at
         calls = [asyncio.create_task(call()) for _ in range(6)]
-        await asyncio.sleep(3.0)
-        held = await asyncio.to_thread(command.sessions)
-        assert sum(held.values()) == 6
-        assert all(held.values()), f"one replica has all calls: {held}"
+        await wait_for_calls(command, calls)
         killed_at = time.monotonic()
         os.kill(command.replicas()[0], signal.SIGKILL)
         return await asyncio.gather(*calls)
 
     killed_at = 0.0
-    reports = asyncio.run(asyncio.wait_for(scene(), 60))
+    reports = asyncio.run(asyncio.wait_for(scene(), 300))
     interrupted = [report for report in reports if report.attempts > 1]
     untouched = [report for report in reports if report.attempts == 1]
     assert interrupted
@@ -153,7 +162,7 @@ async def talk_until_told(command: Command, heard: asyncio.Event) -> tuple[str, 
 def assert_ended_in_good_order(ends: list[tuple[str, int, int]]) -> None:
     for code, sent, received in ends:
         assert code == "shutting_down"
-        assert sent - received < 0.5 * 16_000, "more than half a second of the call was lost"
+        assert sent - received <= WINDOW * 16_000, "more of the call was lost than may be on its way"
 
 
 # What `serve deploy` does with a changed file: another driver of the same Ray gives Serve the application anew.
@@ -175,8 +184,7 @@ def test_a_redeployment_ends_the_calls_of_each_replica_in_good_order_and_takes_t
         calls = [asyncio.create_task(talk_until_told(command, event)) for event in heard]
         for event in heard:
             await event.wait()
-        while sorted((await asyncio.to_thread(command.sessions)).values()) != [2, 2]:  # figures are a second old
-            await asyncio.sleep(0.2)
+        await wait_for_calls(command, calls)
         deploying = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
