@@ -26,8 +26,11 @@ from hypothesis.errors import Unsatisfiable
 from live_server import LiveServer, live_server, speech_like, tone
 
 from models.identity import Identity, IdentityStream
+from serve.config import parse_config
 from serve.files import FlacWriter, UnusableFile, decode, with_length
+from serve.service import Service
 from serve.tokens import new_token
+from serve.web import build_web
 
 TOKEN, DIGEST = new_token()
 AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
@@ -275,6 +278,28 @@ def test_who_does_not_read_the_answer_loses_the_place() -> None:
         assert call(server, "/v1/anonymize", encoded(tone(300, 0.1)))[0] == 200
         assert (outcomes(server, "left"), outcomes(server, "done")) == (1, 1)
         deaf.close()
+
+
+def test_who_hangs_up_in_the_middle_of_a_file_gives_the_place_back() -> None:
+    service = Service(parse_config({"anonymizer": "identity"}))
+    web = build_web(service)
+    held: list[int] = []
+    arriving = iter([{"type": "http.request", "body": b"RIFF", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        held.append(service.files_running)
+        return next(arriving)
+
+    async def send(message: Any) -> None:
+        pass
+
+    request = {"type": "http", "method": "POST", "path": "/v1/anonymize", "query_string": b"", "headers": []}
+    asyncio.run(web(request, receive, send))  # to the server it would be an error of the application
+    assert held == [1, 1]
+    assert service.files_running == 0
+    assert not service.holders
+    assert service.meters.registry.get_sample_value("voxveil_files_total", {"outcome": "left"}) == 1.0
+    service.stop()
 
 
 def test_a_model_that_fails_cuts_the_answer_and_quotes_nothing(caplog: pytest.LogCaptureFixture) -> None:
