@@ -4,7 +4,7 @@
 each N, and prints a line a N (`--repeat 5`: five of them). `--soak 900` keeps N sessions for so many seconds while
 calls open and close, and prints memory, slots and starved sessions as it goes. Both end with what Prometheus saw of
 the same calls, and with exit code 1 where it disagrees, a call failed or a slot leaked. `--url` measures a server that
-runs already, without its CPU and memory.
+runs already, without its CPU and memory; the exit code is 1 where a call failed.
 
 Latency is sample in to sample out at the client: the time from the moment a sample is spoken (a microphone hands over
 20 ms at a time) to the arrival of the message with its anonymous counterpart, taken at the oldest sample of each
@@ -197,8 +197,9 @@ def print_table(server: Server | None, url: str, token: str, counts: list[int], 
         print(line, flush=True)
         for fault in sorted({call.fault for call in calls if call.fault})[:3]:
             print(f"         {fault}")
+        well &= not faults
         if server:
-            well &= agree(used, calls, sound=not faults) and not faults
+            well &= agree(used, calls, sound=not faults)
     return well
 
 
@@ -282,8 +283,8 @@ def main() -> None:
     parser.add_argument("--token", default=os.environ.get("VOXVEIL_TOKEN", ""))
     arguments = parser.parse_args()
     if arguments.url:
-        print_table(None, arguments.url, arguments.token, arguments.sessions * arguments.repeat, arguments.seconds)
-        return
+        counts = arguments.sessions * arguments.repeat
+        raise SystemExit(0 if print_table(None, arguments.url, arguments.token, counts, arguments.seconds) else 1)
     slots = -(-max(arguments.sessions) // arguments.replicas) + 4
     config: dict[str, object] = {
         "anonymizer": arguments.anonymizer,

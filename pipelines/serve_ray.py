@@ -21,6 +21,7 @@ from rich.console import Console
 
 from pipelines.cluster import quieten_and_lock_ray, start_ray
 
+APPLICATION = "voxveil"  # its name in Serve
 OBJECT_STORE_BYTES = 128 << 20  # audio never goes through it
 CPUS_BESIDE = 3  # Serve's controller and proxy take fractions that are never spent together
 ROUTES_WITHIN = 60.0  # seconds
@@ -43,9 +44,11 @@ def run_service(settings: dict[str, Any], host: str, port: int, console: Console
 
         logging.getLogger("ray").setLevel(logging.ERROR)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        joined = bool(os.environ.get("RAY_ADDRESS"))
+        deployed = False
         try:
             with console.status("Starting…"):
-                if os.environ.get("RAY_ADDRESS"):
+                if joined:
                     ray.init(logging_level=logging.ERROR, log_to_driver=False)
                 else:
                     cores = len(os.sched_getaffinity(0))
@@ -56,7 +59,9 @@ def run_service(settings: dict[str, Any], host: str, port: int, console: Console
                 # Access logs name clients and times; who speaks when is nobody's business.
                 quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
                 ray_serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
-                ray_serve.run(build(settings), name="voxveil", route_prefix="/", logging_config=quiet)
+                application = build(settings)
+                deployed = True  # whatever becomes of it
+                ray_serve.run(application, name=APPLICATION, route_prefix="/", logging_config=quiet)
                 wait_for_routes(Path(folder), settings["replicas"]["minimum"])
             stopped = threading.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -66,7 +71,7 @@ def run_service(settings: dict[str, Any], host: str, port: int, console: Console
             stopped.wait()
             console.print("Draining…")
         finally:
-            stop_ray(Path(folder))
+            stop_ray(Path(folder), deployed, joined)
         console.print("Stopped.")
 
 
@@ -76,19 +81,22 @@ def short_folder() -> str:
     return folder if len(folder) <= LONGEST_FOLDER else "/tmp"
 
 
-def stop_ray(folder: Path) -> None:
+def stop_ray(folder: Path, deployed: bool, joined: bool) -> None:
     """Stop the replicas, which end their calls, then what stands before them, then Ray.
 
-    Whoever stops a whole process group stops Ray too, and then nothing of it answers: what holds the port goes first.
+    A cluster that was joined keeps its Serve, and all in it that was not deployed here. Whoever stops a whole process
+    group stops Ray too, and then nothing of it answers: what holds the port goes first.
     """
 
     def in_order() -> None:
         import ray
         from ray import serve as ray_serve
 
-        with suppress(Exception):  # what never started
-            ray_serve.delete("voxveil")
-        ray_serve.shutdown()
+        if deployed:
+            with suppress(Exception):  # what never started
+                ray_serve.delete(APPLICATION)
+        if not joined:
+            ray_serve.shutdown()
         ray.shutdown()
 
     with _quiet_ray():

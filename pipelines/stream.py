@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 console = Console(stderr=True, highlight=False)
+WRITTEN = (".wav", ".flac")
 
 
 def stream(
@@ -29,6 +30,10 @@ def stream(
 
     if voice is not None and seed is not None:
         _stop("ask for a voice or for a seed, not both", 2)
+    if target.suffix.lower() not in WRITTEN:
+        _stop(f"{target}: the anonymous recording is written as {' or '.join(WRITTEN)}", 2)
+    if not target.parent.is_dir():
+        _stop(f"{target}: there is no folder {target.parent}", 2)
     try:
         samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as fault:
@@ -44,7 +49,10 @@ def stream(
     except (Refused, Lost) as fault:
         _stop(str(fault), 2 if isinstance(fault, Refused) and not fault.retry else 1)
     took = time.monotonic() - began
-    soundfile.write(target, report.wave, rate, subtype="PCM_16")
+    try:
+        soundfile.write(target, report.wave, rate, subtype="PCM_16")
+    except (soundfile.LibsndfileError, OSError) as fault:
+        _stop(f"{target}: {fault}", 1)
     seconds = len(samples) / rate
     p50, p95, p99 = 1e3 * np.percentile(report.latencies, [50, 95, 99]) if report.latencies else (0.0, 0.0, 0.0)
     typer.echo(f"{seconds:.2f} s of audio in {took:.2f} s ({seconds / took:.2f} times real time)")

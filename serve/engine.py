@@ -28,6 +28,7 @@ from serve.session import Session, SignalPath
 Wave = NDArray[np.float32]
 
 DEFAULT_TICK = 0.04  # seconds
+FAILURES = 3  # steps in a row that fail before it is the model, not what a call sent
 
 logger = logging.getLogger("voxveil.serve")
 
@@ -125,7 +126,8 @@ class Engine:
     async def run(self) -> None:
         """Step at every tick until cancelled; sleeps while there are no sessions.
 
-        An error of its own ends all calls and leaves `broken` behind: the replica has to be replaced.
+        An error of its own, or FAILURES failed steps of the model in a row, ends all calls and leaves `broken` behind:
+        the replica has to be replaced.
         """
         try:
             await self._step_for_ever()
@@ -137,6 +139,7 @@ class Engine:
 
     async def _step_for_ever(self) -> None:
         loop = asyncio.get_running_loop()
+        failures = 0
         due = self.clock()
         while True:
             if not self.sessions:
@@ -155,7 +158,11 @@ class Engine:
                     logger.error("a step failed with %s; its %d sessions end", type(fault).__name__, len(portions))
                     for portion in portions:
                         portion.session.fail(Refusal("internal", "the model failed"))
+                    failures += 1
+                    if failures == FAILURES:
+                        raise
                     continue
+                failures = 0
                 self.deliver(portions, outputs)
                 took = self.clock() - started
                 self.meters.step.observe(took)

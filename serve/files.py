@@ -1,7 +1,7 @@
 """A file in, an anonymous FLAC out, a second of audio at a time.
 
 Uploads are hostile until proven otherwise: the header is read before the samples, nothing is decoded past the limit in
-seconds of audio or of time, and nothing touches the disk.
+seconds of audio, in samples, or of time, and nothing touches the disk.
 """
 
 import io
@@ -23,6 +23,7 @@ Wave = NDArray[np.float32]
 
 FORMATS = {"WAV", "WAVEX", "FLAC", "OGG"}
 MAXIMUM_CHANNELS = 8
+COUNTED_RATE = 48_000  # hertz; at a higher rate fewer seconds are taken, because samples are what takes memory
 BLOCK = 1 << 16  # samples
 STREAMINFO_ENDS = 42  # bytes into a FLAC file
 
@@ -48,8 +49,8 @@ def decode(
 ) -> Recording:
     """Return the recording in a WAV, FLAC or Ogg file; raises UnusableFile.
 
-    A header that promises more than `most_seconds` is refused before anything is decoded; one that lies is caught while
-    decoding, which stops after `timeout` seconds.
+    A header that promises more than `most_seconds`, or more samples than they have at COUNTED_RATE, is refused before
+    anything is decoded; one that lies is caught while decoding, which stops after `timeout` seconds.
     """
     deadline = clock() + timeout
     blocks: list[Wave] = []
@@ -62,9 +63,10 @@ def decode(
                 raise UnusableFile(422, f"the sample rate is {rate} Hz; it may be {MINIMUM_RATE} to {MAXIMUM_RATE}")
             if sound.channels > MAXIMUM_CHANNELS:
                 raise UnusableFile(422, f"the file has {sound.channels} channels, {MAXIMUM_CHANNELS} at most are taken")
-            most = int(most_seconds * rate)
+            most = int(most_seconds * min(rate, COUNTED_RATE))
+            too_long = UnusableFile(413, f"the file holds more than {most / rate:g} s of audio")
             if sound.frames > most:
-                raise UnusableFile(413, f"the file holds more than {most_seconds:g} s of audio")
+                raise too_long
             count = 0
             while True:
                 block = sound.read(BLOCK, dtype="float32", always_2d=True)
@@ -72,7 +74,7 @@ def decode(
                     break
                 count += len(block)
                 if count > most:
-                    raise UnusableFile(413, f"the file holds more than {most_seconds:g} s of audio")
+                    raise too_long
                 if clock() > deadline:
                     raise UnusableFile(413, f"the file takes more than {timeout:g} s to decode")
                 blocks.append(block.mean(axis=1))
@@ -81,9 +83,10 @@ def decode(
     if count == 0:
         raise UnusableFile(422, "the file holds no audio")
     wave = np.concatenate(blocks)
+    blocks.clear()
     if not np.isfinite(wave).all():
         raise UnusableFile(422, "the file holds samples that are not finite")
-    return Recording(np.clip(wave, -1.0, 1.0), rate)
+    return Recording(np.clip(wave, -1.0, 1.0, out=wave), rate)
 
 
 def anonymize(recording: Recording, anonymizer: Anonymizer[Any], voice: Any, seed: int) -> Iterator[bytes]:

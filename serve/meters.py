@@ -35,7 +35,7 @@ class Meters:
             "voxveil_step_seconds", "One batched step over all sessions", buckets=STEP_BUCKETS, registry=self.registry
         )
         self.misses = Counter(
-            "voxveil_deadline_misses", "Steps that ended after the next was due", registry=self.registry
+            "voxveil_deadline_misses", "Steps that ended more than a frame after they were due", registry=self.registry
         )
         self.files = Counter("voxveil_files", "Files anonymized, by outcome", ["outcome"], registry=self.registry)
 

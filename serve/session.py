@@ -70,6 +70,7 @@ class Session:
         self.waiting = 0  # samples in the inbox
         self.outbox: deque[Wave] = deque()
         self.unread = 0  # samples in the outbox
+        self.opened = clock()
         self.samples_in = 0
         self.samples_out = 0
         self.begun = False  # whether the model has had any of it
@@ -88,11 +89,12 @@ class Session:
         self._output = asyncio.Event()
 
     async def feed(self, samples: Wave) -> None:
-        """Take samples [n]; returns when the session would hold less than its window.
+        """Take samples [n]; returns when the session would hold less than its window, however long that takes.
 
-        Raises Refusal when there is no room for `patience` seconds: "too_slow" where the client does not read its
-        audio either, "too_fast" where it does, or where it has taken up all the room that it was given for so long, at
-        more than PACE times real time, and "full" where its turn to begin has not come; or what ended the session.
+        Raises Refusal when nothing of it is taken for `patience` seconds: "full" where its turn to begin has not come,
+        "too_slow" where the client does not read its audio, else "internal"; "too_fast" where the client has taken up
+        all the room that it was given for so long, at more than PACE times real time, and is ahead of real time by
+        more than its window; or what ended the session.
         """
         self._check()
         if len(samples) == 0 or self.farewell is not None:
@@ -104,24 +106,31 @@ class Session:
         self.samples_in += len(samples)
         self.arrivals.append((self.samples_in, self.clock()))
         self._judge_pace()
-        if self.waiting <= self.window:
-            return
-        self._room.clear()
-        try:
-            async with asyncio.timeout(self.patience):
-                await self._room.wait()
-        except TimeoutError:
-            if not self.begun:
-                raise Refusal("full", "too many calls begin on this replica at once") from None
-            if self.unread > self.window:
-                raise Refusal("too_slow", "the client does not read its audio") from None
-            raise self._too_fast() from None
-        self._check()
+        while self.waiting > self.window:
+            before = self.waiting
+            self._room.clear()
+            try:
+                async with asyncio.timeout(self.patience):
+                    await self._room.wait()
+            except TimeoutError:
+                if self.waiting == before:
+                    raise self._stuck() from None
+            self._check()
+
+    def _stuck(self) -> Refusal:
+        """Why nothing of what waits was taken for `patience` seconds."""
+        if not self.begun:
+            return Refusal("full", "too many calls begin on this replica at once")
+        if self.unread > self.window:
+            return Refusal("too_slow", "the client does not read its audio")
+        return Refusal("internal", "the server does not get to this call")
 
     def _judge_pace(self) -> None:
         """Raise Refusal("too_fast") where the client answers back-pressure with more, for `patience` seconds.
 
         Each such time is judged by itself, so that who has once sent a burst, or is worked off slowly, is not blamed.
+        Nor is who has sent no more than could have been spoken since the call was opened: a microphone whose line was
+        down sends all that it missed as fast as it is taken.
         """
         now = self.clock()
         if self.waiting < self.window / 2:
@@ -131,12 +140,10 @@ class Session:
                 self.pressed = now, self.samples_in
         elif now - self.pressed[0] >= self.patience:
             (since, samples), self.pressed = self.pressed, (now, self.samples_in)
-            if self.samples_in - samples > PACE * (now - since) * self.sample_rate:
-                raise self._too_fast()
-
-    def _too_fast(self) -> Refusal:
-        seconds = self.window / self.sample_rate
-        return Refusal("too_fast", f"more than {seconds:g} s of audio waits all the time; keep to real time")
+            fast = self.samples_in - samples > PACE * (now - since) * self.sample_rate
+            if fast and self.samples_in > (now - self.opened) * self.sample_rate + self.window:
+                seconds = self.window / self.sample_rate
+                raise Refusal("too_fast", f"more than {seconds:g} s of audio waits all the time; keep to real time")
 
     @property
     def can_begin(self) -> bool:

@@ -137,6 +137,10 @@ def build_web(service: Service) -> FastAPI:
             await hold.aclose()
             await discard_body(request)
             return refuse_file(service, fault)
+        except ClientDisconnect:
+            await hold.aclose()
+            service.meters.files.labels("left").inc()
+            return Response(status_code=400)  # nobody gets it
         except BaseException:
             await hold.aclose()
             raise

@@ -84,8 +84,8 @@ class StreamBatch:
         return tail
 
     def drop(self, slot: int) -> None:
-        """Free a slot at once, whatever its stream still held back."""
-        self._delays.pop(slot)
+        """Free a slot at once, whatever its stream still held back, even where `end` failed midway."""
+        self._delays.pop(slot, None)
         self._writers.end(slot)
 
     def _after(self, state: State, rows: Tensor, moved: State) -> State:

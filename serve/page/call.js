@@ -42,7 +42,6 @@ export class Call {
     if (message.type === "ready") {
       this.ready = true;
       this.session = message.session;
-      this.failures = 0;
     }
     if (message.type === "ended") this.over = true;
     if (message.type === "error") this.error = message;
@@ -57,6 +56,11 @@ export class Call {
     if (!retry || ++this.failures > ATTEMPTS) {
       this.over = true;
       this.told("error", { detail });
+      return;
+    }
+    if (this.ending) { // nothing more would be said, and the tail is lost
+      this.over = true;
+      this.told("ended", {});
       return;
     }
     this.told("again", { detail });
@@ -77,6 +81,7 @@ export class Call {
   }
 
   audio(buffer) {
+    this.failures = 0; // not before: a call may get ready and be lost each time
     const view = new DataView(buffer);
     const samples = new Float32Array(buffer.byteLength / 2);
     for (let index = 0; index < samples.length; index++) samples[index] = view.getInt16(2 * index, true) / 32768;

@@ -24,8 +24,10 @@ SPEECH = Path(os.environ.get("VOXVEIL_SPEECH", Path(__file__).parents[3] / "shar
 class LiveServer:
     """Where the service listens, and the service itself."""
 
-    def __init__(self, service: Service, port: int) -> None:
+    def __init__(self, service: Service, listener: Any) -> None:
         self.service = service
+        self.listener = listener
+        port = listener.getsockname()[1]
         self.http = f"http://127.0.0.1:{port}"
         self.stream = f"ws://127.0.0.1:{port}/v1/stream"
 
@@ -51,7 +53,7 @@ def live_server(stand_in: Any = None, **config: Any) -> Iterator[LiveServer]:
             while not server.started and not task.done():
                 await asyncio.sleep(0.01)
             if server.started:
-                holder["port"] = server.servers[0].sockets[0].getsockname()[1]
+                holder["listener"] = server.servers[0].sockets[0]
             started.set()
             await task
 
@@ -61,7 +63,7 @@ def live_server(stand_in: Any = None, **config: Any) -> Iterator[LiveServer]:
     thread.start()
     assert started.wait(300), "the server did not start"
     try:
-        yield LiveServer(holder["service"], holder["port"])
+        yield LiveServer(holder["service"], holder["listener"])
     finally:
         holder["server"].should_exit = True
         thread.join(20)

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -25,8 +26,11 @@ from hypothesis.errors import Unsatisfiable
 from live_server import LiveServer, live_server, speech_like, tone
 
 from models.identity import Identity, IdentityStream
+from serve.config import parse_config
 from serve.files import FlacWriter, UnusableFile, decode, with_length
+from serve.service import Service
 from serve.tokens import new_token
+from serve.web import build_web
 
 TOKEN, DIGEST = new_token()
 AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
@@ -55,6 +59,11 @@ def encoded(wave: np.ndarray, rate: int = 16_000, kind: str = "FLAC", subtype: s
     file = io.BytesIO()
     soundfile.write(file, wave, rate, subtype, format=kind)
     return file.getvalue()
+
+
+def outcomes(server: LiveServer, outcome: str) -> float:
+    """How many files ended so."""
+    return server.service.meters.registry.get_sample_value("voxveil_files_total", {"outcome": outcome}) or 0.0
 
 
 @pytest.mark.parametrize(("kind", "rate"), [("WAV", 16_000), ("FLAC", 44_100), ("OGG", 48_000), ("WAV", 8_000)])
@@ -122,6 +131,15 @@ def test_a_header_that_lies_about_its_length_does_not_help() -> None:
         decode(with_length(encoded(np.zeros(60 * 16_000, np.int16)), 0), 20.0, 20.0)
     assert refused.value.status in (413, 422)
     assert len(decode(lying_flac(), 20.0, 20.0).wave) <= 20 * 16_000
+
+
+def test_a_high_rate_does_not_get_more_samples_in() -> None:
+    most = 2 * 48_000
+    assert len(decode(encoded(np.zeros(most, np.int16), 96_000), 2.0, 20.0).wave) == most
+    assert len(decode(encoded(np.zeros(most, np.int16), 48_000), 2.0, 20.0).wave) == most
+    with pytest.raises(UnusableFile, match="more than 1 s") as refused:
+        decode(encoded(np.zeros(most + 1, np.int16), 96_000), 2.0, 20.0)
+    assert refused.value.status == 413
 
 
 def test_decoding_has_a_time_limit() -> None:
@@ -242,21 +260,46 @@ def test_the_answer_comes_while_the_file_is_worked_off() -> None:
 
 
 def test_who_does_not_read_the_answer_loses_the_place() -> None:
-    held = sum(int(Path(f"/proc/sys/net/ipv4/tcp_{kind}").read_text().split()[2]) for kind in ("rmem", "wmem"))
-    seconds = held / 16_000  # twice of what the sockets hold on their own, in noise that FLAC cannot shrink
-    noise = np.random.default_rng(0).integers(-(1 << 15), 1 << 15, round(16_000 * seconds), np.int16)
-    file = encoded(noise, kind="WAV")
-    limits = {"patience": 0.5, "uploads_at_once": 1, "upload_seconds": seconds + 1, "upload_bytes": len(file)}
+    small = 1 << 16  # bytes that a socket may hold; the answer has thirty times as many
+    noise = np.random.default_rng(0).integers(-(1 << 15), 1 << 15, 60 * 16_000, np.int16)  # that FLAC cannot shrink
+    limits = {"patience": 0.5, "uploads_at_once": 1, "upload_seconds": 61.0}
     with live_server(anonymizer="identity", limits=limits) as server:
-        deaf = http.client.HTTPConnection("127.0.0.1", int(server.http.rpartition(":")[2]), timeout=300)
-        deaf.request("POST", "/v1/anonymize", file)
+        server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, small)  # and of those that it will accept
+        address = server.listener.getsockname()
+        deaf = http.client.HTTPConnection(*address, timeout=300)
+        deaf.sock = socket.socket()
+        deaf.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, small)
+        deaf.sock.connect(address)
+        deaf.request("POST", "/v1/anonymize", encoded(noise, kind="WAV"))
         deadline = time.monotonic() + 300
-        while (answer := call(server, "/v1/anonymize", encoded(tone(300, 0.1))))[0] == 503:
+        while not outcomes(server, "left") or server.service.holders or server.service.files_running:
             assert time.monotonic() < deadline, "the place was never given back"
             time.sleep(0.1)
-        assert answer[0] == 200
-        assert not server.service.holders
+        assert call(server, "/v1/anonymize", encoded(tone(300, 0.1)))[0] == 200
+        assert (outcomes(server, "left"), outcomes(server, "done")) == (1, 1)
         deaf.close()
+
+
+def test_who_hangs_up_in_the_middle_of_a_file_gives_the_place_back() -> None:
+    service = Service(parse_config({"anonymizer": "identity"}))
+    web = build_web(service)
+    held: list[int] = []
+    arriving = iter([{"type": "http.request", "body": b"RIFF", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        held.append(service.files_running)
+        return next(arriving)
+
+    async def send(message: Any) -> None:
+        pass
+
+    request = {"type": "http", "method": "POST", "path": "/v1/anonymize", "query_string": b"", "headers": []}
+    asyncio.run(web(request, receive, send))  # to the server it would be an error of the application
+    assert held == [1, 1]
+    assert service.files_running == 0
+    assert not service.holders
+    assert service.meters.registry.get_sample_value("voxveil_files_total", {"outcome": "left"}) == 1.0
+    service.stop()
 
 
 def test_a_model_that_fails_cuts_the_answer_and_quotes_nothing(caplog: pytest.LogCaptureFixture) -> None:

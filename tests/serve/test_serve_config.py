@@ -139,6 +139,18 @@ def test_a_client_that_finds_no_server_says_so(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "out.wav").exists()
 
 
+@pytest.mark.parametrize(("target", "reason"), [("out.mp3", ".wav or .flac"), ("nowhere/out.wav", "no folder")])
+def test_a_target_that_cannot_be_written_is_said_before_the_call(tmp_path: Path, target: str, reason: str) -> None:
+    import soundfile
+    from live_server import tone
+
+    soundfile.write(tmp_path / "in.wav", tone(300, 0.1), 16_000)
+    code, output = command(stream, str(tmp_path / "in.wav"), str(tmp_path / target), "--url", "ws://127.0.0.1:9")
+    assert code == 2
+    assert reason in output
+    assert len(output.splitlines()) == 1, "not one attempt to connect"
+
+
 def test_the_client_writes_what_came_back_and_prints_the_latency(tmp_path: Path) -> None:
     import soundfile
     from live_server import live_server, tone

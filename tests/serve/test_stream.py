@@ -165,8 +165,10 @@ def test_a_flood_is_held_back_and_then_ended_while_others_talk_on() -> None:
         assert calls
         assert {(len(call.wave), call.attempts) for call in calls} == {(8_000, 1)}
 
+    # What costs nothing: a busy machine must still work the flood off faster than real time.
     tokens = [{"name": "tests", "sha256": DIGEST, "sessions": 6}]
-    with live_server(tokens=tokens, limits=LIMITS | {"session_seconds": 3_600.0, "patience": 2.0}) as server:
+    limits = LIMITS | {"session_seconds": 3_600.0, "patience": 2.0}
+    with live_server(anonymizer="identity", tokens=tokens, limits=limits) as server:
         run(scene(server))
 
 

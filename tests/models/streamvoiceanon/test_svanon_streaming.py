@@ -147,6 +147,20 @@ def test_a_stream_closes_once(tiny_model: StreamVoiceAnon, voice: Voice) -> None
         stream.push(torch.zeros(10))
 
 
+def test_a_stream_whose_end_fails_midway_gives_its_slot_back_when_it_is_dropped(
+    tiny_model: StreamVoiceAnon, voice: Voice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = tiny_model.open_batch(slots=1)
+    slot = batch.open(voice, 2, None)
+    batch.step({slot: torch.zeros(FRAME_SAMPLES)})
+    with monkeypatch.context() as patched:
+        patched.setattr(batch, "_speak", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            batch.end(slot)
+    batch.drop(slot)
+    assert batch.open(voice, 2, None) == slot
+
+
 def test_a_stream_refuses_samples_that_are_no_numbers(tiny_model: StreamVoiceAnon, voice: Voice) -> None:
     with pytest.raises(ValueError, match="not finite"):
         tiny_model.open_stream(voice).push(torch.tensor([0.0, float("nan")]))
