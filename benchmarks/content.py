@@ -64,11 +64,13 @@ def main() -> None:
 
     print("| letters read from | CER |\n|---|---|")
     size = 2**model.config.content_encoder.bits
+    torch.manual_seed(0)
     reader = Reader(nn.Embedding(size, WIDTH))
     reader.learn(codes["learnt"], learnt.texts)
     for name, told in (("the codes", codes["measured"]), ("the codes, shuffled", shuffled(codes["measured"]))):
         print(f"| {name} | {shown(letter_errors(reader.read(told), measured))} |")
     heard = whisper_frames(model, whisper, learnt)
+    torch.manual_seed(0)
     reader = Reader(nn.Linear(heard[0].shape[1], WIDTH))
     reader.learn(heard, learnt.texts)
     read = reader.read(whisper_frames(model, whisper, measured))
@@ -116,9 +118,7 @@ class Reader(nn.Module):
 
     def __init__(self, first: nn.Module) -> None:
         super().__init__()
-        torch.manual_seed(0)
         self.first = first
-        first.apply(lambda module: module.reset_parameters())  # type: ignore[operator, union-attr]
         self.layers = nn.ModuleList(nn.Conv1d(WIDTH, WIDTH, 7, padding="same", dilation=d) for d in (1, 1, 2, 4))
         self.last = nn.Linear(WIDTH, len(LETTERS) + 1)
 

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from models.catalogue import AnonymizerSpec, load_anonymizer
 from models.streamvoiceanon import StreamVoiceAnon, Voice, VoiceBank
-from models.streamvoiceanon.checkpoint import load_networks, save_converted
+from models.streamvoiceanon.checkpoint import WEIGHTS_FILE, load_networks, save_converted
 from models.streamvoiceanon.model import build_networks
 from models.streamvoiceanon.shapes import MINI
 from models.streamvoiceanon.spectral import SpectralConfig, SpectralGenerator, overlap_add
 from models.streamvoiceanon.training.initial import fresh_networks
+from pipelines.model import model_app
 
 FRAME = 640  # samples, 40 ms
 
@@ -145,3 +147,22 @@ def test_a_bank_keeps_the_length_of_a_frame(voice: Voice, tmp_path: Path) -> Non
 def test_a_voice_of_another_shape_is_refused(mini, tiny_model, prompt_wave, low_speech) -> None:
     with pytest.raises(ValueError, match="another shape: build its bank anew"):
         mini.anonymize([low_speech], [tiny_model.make_voice(prompt_wave)])
+
+
+def test_a_compacted_model_is_a_third_as_big_and_says_nearly_the_same(
+    states: dict[str, dict[str, Tensor]], tmp_path: Path, low_speech: Tensor
+) -> None:
+    networks = build_networks(MINI)
+    load_networks(networks, states)
+    save_converted(tmp_path / "plain", networks, MINI, {})
+    result = CliRunner().invoke(model_app, ["compact", str(tmp_path / "plain"), str(tmp_path / "compact")])
+    assert result.exit_code == 0, result.output
+    sizes = [(tmp_path / name / WEIGHTS_FILE).stat().st_size for name in ("plain", "compact")]
+    assert sizes[1] < sizes[0] / 3
+    plain, compact = (
+        StreamVoiceAnon.from_pretrained(tmp_path / name, precision="float32") for name in ("plain", "compact")
+    )
+    codes = [model.encode_acoustic(low_speech) for model in (plain, compact)]
+    assert (codes[0] == codes[1]).float().mean() > 0.8
+    tables = [model.content_encoder.quantizer.pre_module.freqs_cis for model in (plain, compact)]
+    assert torch.equal(*tables), "what is computed and not learnt stays exact"
