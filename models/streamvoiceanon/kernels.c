@@ -10,11 +10,19 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-#ifdef __AVX512F__
+#ifdef __x86_64__
 #include <immintrin.h>
 #endif
 
+/* Vectors are as wide as a register: gcc keeps wider ones in memory, which is ten times slower. */
+#if defined(__AVX512F__)
 #define LANES 16
+#elif defined(__AVX2__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+#define PANEL 16 /* a panel is one, two or four times as many outputs wide */
 #define WORTH 200000 /* multiplications below which waking another thread costs more than it saves */
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef float vec_u __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -23,18 +31,21 @@ typedef int32_t vec_i32 __attribute__((vector_size(4 * LANES)));
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE vec read_f32(const float *w) { return *(const vec_u *)w; }
-#ifdef __AVX512F__ /* gcc 12 takes the portable form apart lane by lane */
-INLINE vec read_i8(const int8_t *w) {
+INLINE vec read_i8(const int8_t *w) { /* gcc 12 takes the portable form apart lane by lane */
+#if defined(__AVX512F__)
     return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i_u *)w)));
-}
+#elif defined(__AVX2__)
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i_u *)w)));
 #else
-INLINE vec read_i8(const int8_t *w) {
     return __builtin_convertvector(__builtin_convertvector(*(const vec_i8 *)w, vec_i32), vec);
-}
 #endif
+}
+/* a where `mask` is all ones, b where it is zero. */
+INLINE vec choose(vec_i32 mask, vec a, vec b) { return (vec)((mask & (vec_i32)a) | (~mask & (vec_i32)b)); }
 /* e^x: 2 to the integer nearest to x log2(e), times a polynomial of what is left (|rest| < 0.35, error below 3e-7). */
 INLINE vec exponential(vec x) {
-    for (int l = 0; l < LANES; l++) x[l] = x[l] < -87.0f ? -87.0f : x[l] > 88.0f ? 88.0f : x[l];
+    const vec least = (vec){0} - 87.0f, most = (vec){0} + 88.0f;
+    x = choose(x < least, least, choose(x > most, most, x));
     const vec magic = (vec){0} + 12582912.0f; /* 1.5 x 2^23: adding it rounds to an integer */
     const vec whole = (x * 1.442695041f + magic) - magic;
     const vec rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
@@ -56,7 +67,7 @@ typedef struct {
 /* Scale, shift and store one instant's outputs. y may be the residual. */
 static void store(const job *j, const float *line, int64_t row, int64_t out, int64_t width) {
     const int64_t start = row * j->outputs + out;
-    float sum[4 * LANES];
+    float sum[4 * PANEL];
     memcpy(sum, line, width * sizeof(float));
     if (j->outputs - out < width) width = j->outputs - out;
     if (j->scale) for (int64_t i = 0; i < width; i++) sum[i] *= j->scale[out + i];
@@ -65,56 +76,125 @@ static void store(const job *j, const float *line, int64_t row, int64_t out, int
     memcpy(j->y + start, sum, width * sizeof(float));
 }
 
-/* A tile is ROWS instants by VECS x 16 outputs, summed in registers while one panel of weights goes by. */
+/* A tile is ROWS instants by VECS x LANES outputs, summed in registers while their weights go by. A panel has `width`
+ * outputs and `depth` weights; tiles wider than one read several, side by side. */
+#define OFFSET(V) ((V) / VECS_A_PANEL * depth + (V) % VECS_A_PANEL * LANES)
 #define TILE(NAME, TYPE, READ, ROWS, VECS)                                                                          \
-    static __attribute__((noinline)) void tile_##NAME##_##ROWS##_##VECS(const TYPE *panel, const job *j, int64_t row, \
-                                                                        int64_t out) {                              \
+    static __attribute__((noinline)) void tile_##NAME##_##ROWS##_##VECS(const TYPE *panel, int64_t width, int64_t depth, \
+                                                                        const job *j, int64_t row, int64_t out) {  \
         vec sum[ROWS][VECS];                                                                                        \
         const float *x[ROWS];                                                                                       \
-        _Pragma("GCC unroll 12") for (int r = 0; r < ROWS; r++) {                                                   \
+        _Pragma("GCC unroll 16") for (int r = 0; r < ROWS; r++) {                                                   \
             int64_t stream = (row + r) / j->time, at = (row + r) % j->time;                                         \
             x[r] = j->x + (stream * j->time_in + at * j->stride) * j->inputs;                                       \
-            _Pragma("GCC unroll 4") for (int v = 0; v < VECS; v++) sum[r][v] = (vec){0};                            \
+            _Pragma("GCC unroll 16") for (int v = 0; v < VECS; v++) sum[r][v] = (vec){0};                           \
         }                                                                                                           \
         for (int64_t tap = 0; tap < j->taps; tap++) {                                                               \
             const int64_t shift = tap * j->dilation * j->inputs, end = shift + j->inputs;                           \
-            for (int64_t k = shift; k < end; k++, panel += VECS * LANES) {                                          \
-                vec w[VECS];                                                                                        \
-                _Pragma("GCC unroll 4") for (int v = 0; v < VECS; v++) w[v] = READ(panel + v * LANES);              \
-                _Pragma("GCC unroll 12") for (int r = 0; r < ROWS; r++) {                                           \
-                    _Pragma("GCC unroll 4") for (int v = 0; v < VECS; v++) sum[r][v] += w[v] * x[r][k];             \
+            for (int64_t k = shift; k < end; k++, panel += width) {                                                 \
+                if (VECS <= ROWS) { /* what there is fewer of stays in registers beside the sums */                 \
+                    vec w[VECS];                                                                                    \
+                    _Pragma("GCC unroll 16") for (int v = 0; v < VECS; v++) w[v] = READ(panel + OFFSET(v));         \
+                    _Pragma("GCC unroll 16") for (int r = 0; r < ROWS; r++) {                                       \
+                        const float now = x[r][k];                                                                  \
+                        _Pragma("GCC unroll 16") for (int v = 0; v < VECS; v++) sum[r][v] += w[v] * now;            \
+                    }                                                                                               \
+                } else {                                                                                            \
+                    float now[ROWS];                                                                                \
+                    _Pragma("GCC unroll 16") for (int r = 0; r < ROWS; r++) now[r] = x[r][k];                       \
+                    _Pragma("GCC unroll 16") for (int v = 0; v < VECS; v++) {                                       \
+                        const vec w = READ(panel + OFFSET(v));                                                      \
+                        _Pragma("GCC unroll 16") for (int r = 0; r < ROWS; r++) sum[r][v] += w * now[r];            \
+                    }                                                                                               \
                 }                                                                                                   \
             }                                                                                                       \
         }                                                                                                           \
-        _Pragma("GCC unroll 12") for (int r = 0; r < ROWS; r++) store(j, (const float *)sum[r], row + r, out, VECS * LANES); \
+        _Pragma("GCC unroll 16") for (int r = 0; r < ROWS; r++) {                                                   \
+            vec line[VECS]; /* a copy: what a call may see is kept in memory, and the sums are not to be */         \
+            _Pragma("GCC unroll 16") for (int v = 0; v < VECS; v++) line[v] = sum[r][v];                            \
+            store(j, (const float *)line, row + r, out, VECS * LANES);                                              \
+        }                                                                                                           \
     }
 
-/* All rows of one panel, the tallest tiles first. */
+#if LANES == 16 /* 32 registers: a panel is as wide as its tiles, `vecs` x 16 outputs */
+#define VECS_A_PANEL 4
+#define GROUP 1
 #define COLUMN(NAME, TYPE, VECS, TALL)                                                                               \
     static void column_##NAME##_##VECS(const TYPE *panel, const job *j, int64_t row, int64_t end, int64_t out) {     \
-        for (; row + TALL <= end; row += TALL) tile_##NAME##_##TALL##_##VECS(panel, j, row, out);                    \
-        for (; row + 4 <= end; row += 4) tile_##NAME##_4_##VECS(panel, j, row, out);                                 \
-        for (; row + 2 <= end; row += 2) tile_##NAME##_2_##VECS(panel, j, row, out);                                 \
-        for (; row < end; row++) tile_##NAME##_1_##VECS(panel, j, row, out);                                         \
+        const int64_t width = VECS * LANES;                                                                          \
+        for (; row + TALL <= end; row += TALL) tile_##NAME##_##TALL##_##VECS(panel, width, 0, j, row, out);          \
+        for (; row + 4 <= end; row += 4) tile_##NAME##_4_##VECS(panel, width, 0, j, row, out);                       \
+        for (; row + 2 <= end; row += 2) tile_##NAME##_2_##VECS(panel, width, 0, j, row, out);                       \
+        for (; row < end; row++) tile_##NAME##_1_##VECS(panel, width, 0, j, row, out);                               \
     }
-
-#define CONVOLVE(NAME, TYPE, READ)                                                                                   \
+/* All rows of one panel, the tallest tiles first. */
+#define COLUMNS(NAME, TYPE, READ)                                                                                    \
     TILE(NAME, TYPE, READ, 6, 4) TILE(NAME, TYPE, READ, 4, 4) TILE(NAME, TYPE, READ, 2, 4) TILE(NAME, TYPE, READ, 1, 4) \
     TILE(NAME, TYPE, READ, 12, 2) TILE(NAME, TYPE, READ, 4, 2) TILE(NAME, TYPE, READ, 2, 2) TILE(NAME, TYPE, READ, 1, 2) \
     TILE(NAME, TYPE, READ, 12, 1) TILE(NAME, TYPE, READ, 4, 1) TILE(NAME, TYPE, READ, 2, 1) TILE(NAME, TYPE, READ, 1, 1) \
-    COLUMN(NAME, TYPE, 4, 6) COLUMN(NAME, TYPE, 2, 12) COLUMN(NAME, TYPE, 1, 12)                                      \
+    COLUMN(NAME, TYPE, 4, 6) COLUMN(NAME, TYPE, 2, 12) COLUMN(NAME, TYPE, 1, 12)                                     \
+    static void columns_##NAME(const TYPE *panel, int64_t panels, int64_t depth, int64_t vecs, const job *j,         \
+                               int64_t row, int64_t end, int64_t out) {                                              \
+        if (vecs == 4) column_##NAME##_4(panel, j, row, end, out);                                                   \
+        else if (vecs == 2) column_##NAME##_2(panel, j, row, end, out);                                              \
+        else column_##NAME##_1(panel, j, row, end, out);                                                             \
+    }
+#else /* 16 registers of a cache line's part: every panel is one line, 16 outputs, wide */
+#define VECS_A_PANEL (PANEL / LANES)
+#define GROUP 4
+#if LANES == 8
+#define VECS_1 2
+#define VECS_2 4
+#define VECS_4 8
+#else
+#define VECS_1 4
+#define VECS_2 8
+#define VECS_4 16
+#endif
+#define TILE_OF(NAME, TYPE, READ, ROWS, VECS) TILE(NAME, TYPE, READ, ROWS, VECS)
+#define CALL_OF(NAME, ROWS, VECS) tile_##NAME##_##ROWS##_##VECS
+#define CALL(NAME, ROWS, VECS) CALL_OF(NAME, ROWS, VECS)
+/* `ROWS` rows of every panel, `WIDE` panels at once as long as there are so many. */
+#define ACROSS(NAME, ROWS, WIDE, VECS)                                                                               \
+    for (; p + WIDE <= panels; p += WIDE)                                                                            \
+        CALL(NAME, ROWS, VECS)(panel + p * depth, PANEL, depth, j, row, out + p * PANEL);
+/* All rows of up to 4 panels, the tallest tiles first. Few rows wait for weights, so their tiles are wide. */
+#define COLUMNS(NAME, TYPE, READ)                                                                                    \
+    TILE_OF(NAME, TYPE, READ, 6, VECS_1) TILE_OF(NAME, TYPE, READ, 5, VECS_1) TILE_OF(NAME, TYPE, READ, 4, VECS_1)   \
+    TILE_OF(NAME, TYPE, READ, 3, VECS_1) TILE_OF(NAME, TYPE, READ, 2, VECS_1) TILE_OF(NAME, TYPE, READ, 1, VECS_1)   \
+    TILE_OF(NAME, TYPE, READ, 2, VECS_2) TILE_OF(NAME, TYPE, READ, 1, VECS_4)                                        \
+    static void columns_##NAME(const TYPE *panel, int64_t panels, int64_t depth, int64_t vecs, const job *j,         \
+                               int64_t row, int64_t end, int64_t out) {                                              \
+        const int64_t whole = row + (end - row) / 6 * 6;                                                             \
+        for (int64_t p = 0; p < panels; p++)                                                                         \
+            for (int64_t r = row; r < whole; r += 6)                                                                 \
+                CALL(NAME, 6, VECS_1)(panel + p * depth, PANEL, depth, j, r, out + p * PANEL);                       \
+        int64_t p = 0;                                                                                               \
+        row = whole;                                                                                                 \
+        switch (end - row) {                                                                                         \
+        case 5: ACROSS(NAME, 5, 1, VECS_1) break;                                                                    \
+        case 4: ACROSS(NAME, 4, 1, VECS_1) break;                                                                    \
+        case 3: ACROSS(NAME, 3, 1, VECS_1) break;                                                                    \
+        case 2: ACROSS(NAME, 2, 2, VECS_2) ACROSS(NAME, 2, 1, VECS_1) break;                                         \
+        case 1: ACROSS(NAME, 1, 4, VECS_4) ACROSS(NAME, 1, 1, VECS_1) break;                                         \
+        }                                                                                                            \
+    }
+#endif
+const int panel_vecs = LANES == 16 ? 4 : 1; /* a panel is at most so many times 16 outputs wide */
+
+#define CONVOLVE(NAME, TYPE, READ)                                                                                   \
+    COLUMNS(NAME, TYPE, READ)                                                                                        \
     void convolve_##NAME(const TYPE *weights, const job *j, int64_t vecs, int threads) {                             \
-        const int64_t width = vecs * LANES, panels = (j->outputs + width - 1) / width, rows = j->batch * j->time;    \
+        const int64_t width = vecs * PANEL, panels = (j->outputs + width - 1) / width, rows = j->batch * j->time;    \
         const int64_t depth = j->taps * j->inputs * width, chunk = 96, chunks = (rows + chunk - 1) / chunk;          \
+        const int64_t groups = (panels + GROUP - 1) / GROUP;                                                         \
         const int worth = rows * panels * depth > WORTH;                                                             \
         _Pragma("omp parallel for schedule(static) num_threads(threads) if (worth)")                                 \
-        for (int64_t task = 0; task < panels * chunks; task++) {                                                     \
-            const int64_t p = task / chunks, row = task % chunks * chunk, out = p * width;                           \
+        for (int64_t task = 0; task < groups * chunks; task++) {                                                     \
+            const int64_t p = task / chunks * GROUP, row = task % chunks * chunk;                                    \
             const int64_t end = row + chunk < rows ? row + chunk : rows;                                             \
-            const TYPE *panel = weights + p * depth;                                                                 \
-            if (vecs == 4) column_##NAME##_4(panel, j, row, end, out);                                               \
-            else if (vecs == 2) column_##NAME##_2(panel, j, row, end, out);                                          \
-            else column_##NAME##_1(panel, j, row, end, out);                                                         \
+            const int64_t side = panels - p < GROUP ? panels - p : GROUP;                                            \
+            columns_##NAME(weights + p * depth, side, depth, vecs, j, row, end, p * width);                          \
         }                                                                                                            \
     }
 
@@ -277,6 +357,56 @@ void rms_norm(const float *x, const float *gain, float *y, int64_t rows, int64_t
     }
 }
 
+/* Sums of neighbours: a0 + a1, a2 + a3, .., b0 + b1, .. */
+INLINE vec fold(vec a, vec b) {
+    vec_i32 even;
+    for (int l = 0; l < LANES; l++) even[l] = 2 * l;
+    return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, even + 1);
+}
+INLINE vec larger(vec a, vec b) { return choose(a > b, a, b); }
+
+/* The products of a query with LANES keys, the first of them at `slot`; past `count` they mean nothing. Every one is summed
+ * in the same order, whatever its place. */
+INLINE vec similarities(const float *q, const float *keys, int64_t slot, int64_t count, int64_t width, int64_t slots) {
+    const float *key[LANES];
+    vec sum[LANES];
+    for (int l = 0; l < LANES; l++) {
+        const int64_t at = slot + (l < count ? l : 0);
+        key[l] = keys + (at < slots ? at : at - slots) * width;
+    }
+    _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++) sum[l] = (vec){0};
+    int64_t d = 0;
+    for (; d + LANES <= width; d += LANES) {
+        const vec now = read_f32(q + d);
+        _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++) sum[l] += now * read_f32(key[l] + d);
+    }
+    _Pragma("GCC unroll 4") for (int left = LANES / 2; left; left /= 2)
+        _Pragma("GCC unroll 8") for (int l = 0; l < left; l++) sum[l] = fold(sum[2 * l], sum[2 * l + 1]);
+    for (; d < width; d++)
+        for (int l = 0; l < LANES; l++) sum[0][l] += q[d] * key[l][d];
+    return sum[0];
+}
+
+/* out [width] = scale x the sum of `count` values, the first of them at `slot`, times their weights, oldest first. */
+INLINE void weighted_sum(const float *weight, const float *values, int64_t slot, int64_t count, int64_t width,
+                         int64_t slots, float scale, float *out) {
+    const int64_t run = slots - slot < count ? slots - slot : count; /* as far as the slots go, then from slot 0 */
+    int64_t d = 0;
+    for (; d + 4 * LANES <= width; d += 4 * LANES) {
+        vec sum[4] = {0};
+        for (int64_t i = 0; i < count; i++) {
+            const float *v = values + (i < run ? slot + i : i - run) * width + d;
+            _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) sum[k] += weight[i] * read_f32(v + k * LANES);
+        }
+        _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) *(vec_u *)(out + d + k * LANES) = sum[k] * scale;
+    }
+    for (; d < width; d++) {
+        float sum = 0;
+        for (int64_t i = 0; i < count; i++) sum += weight[i] * values[(i < run ? slot + i : i - run) * width + d];
+        out[d] = sum * scale;
+    }
+}
+
 /* Rotate queries and keys, write keys and values at their slots, and attend: qkv [batch, time, 3, heads, width],
  * rotation [batch, time, width / 2, 2], caches [streams, heads, slots, width] of which a row is
  * streams[b] (null: b), position [batch], y [batch, time, heads, width].
@@ -311,31 +441,20 @@ static void attend(float *qkv, const float *rotation, float *keys, float *values
             float *out = y + ((b * time + t) * heads + h) * width;
             const int64_t last = position[b] + t, first = last - window + 1 > 0 ? last - window + 1 : 0;
             const int64_t count = last - first + 1;
-            float highest = -INFINITY, total = 0;
-            for (int64_t i = 0; i < count; i++) {
-                const float *k = key + (first + i) % slots * width;
-                vec products = {0};
-                float sum = 0;
-                int64_t d = 0;
-                for (; d + LANES <= width; d += LANES) products += read_f32(q + d) * read_f32(k + d);
-                for (int l = 0; l < LANES; l++) sum += products[l];
-                for (; d < width; d++) sum += q[d] * k[d];
-                weight[i] = sum * root;
-                highest = weight[i] > highest ? weight[i] : highest;
-            }
+            for (int64_t i = 0; i < count; i += LANES)
+                *(vec_u *)(weight + i) = similarities(q, key, (first + i) % slots, count - i, width, slots) * root;
             for (int64_t i = count; i % LANES; i++) weight[i] = -INFINITY;
-            vec totals = {0};
+            vec most = read_f32(weight), totals = {0};
+            for (int64_t i = LANES; i < count; i += LANES) most = larger(most, read_f32(weight + i));
+            float highest = most[0], total = 0;
+            for (int l = 1; l < LANES; l++) highest = most[l] > highest ? most[l] : highest;
             for (int64_t i = 0; i < count; i += LANES) {
                 const vec e = exponential(read_f32(weight + i) - highest);
                 *(vec_u *)(weight + i) = e;
                 totals += e;
             }
             for (int l = 0; l < LANES; l++) total += totals[l];
-            memset(out, 0, width * sizeof(float));
-            for (int64_t i = 0; i < count; i++) {
-                const float *v = value + (first + i) % slots * width, share = weight[i] / total;
-                for (int64_t d = 0; d < width; d++) out[d] += share * v[d];
-            }
+            weighted_sum(weight, value, first % slots, count, width, slots, 1.0f / total, out);
         }
     }
 }

@@ -23,7 +23,7 @@ from torch import Tensor
 WeightType = Literal["float32", "int8"]
 SOURCE = Path(__file__).with_name("kernels.c")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
-LANES = 16
+PANEL = 16  # outputs: a panel of packed weights is one, two or four times as wide, see kernels.c
 
 
 class _Job(ctypes.Structure):
@@ -141,8 +141,9 @@ def pack_weights(weight: Tensor, kind: WeightType) -> PackedWeights:
     if kind == "int8":
         scale = (weight.abs().amax(dim=(1, 2)) / 127).clamp(min=1e-12)
         weight = (weight / scale.view(-1, 1, 1)).round()
-    vecs = 4 if outputs > 2 * LANES else 2 if outputs > LANES else 1
-    width = vecs * LANES
+    widest = ctypes.c_int.in_dll(_loaded(), "panel_vecs").value
+    vecs = min(widest, 4 if outputs > 2 * PANEL else 2 if outputs > PANEL else 1)
+    width = vecs * PANEL
     panels = -(-outputs // width)
     rows = torch.nn.functional.pad(weight.reshape(outputs, -1), (0, 0, 0, panels * width - outputs))
     dtype, suffix = (torch.int8, "i8") if kind == "int8" else (torch.float32, "f32")
@@ -244,7 +245,7 @@ def run_layers(
     slots = caches[0][0].shape[2]
     window = min(window, slots)
     y = torch.empty_like(x)
-    room = batch * layers[0].heads * -(-window // LANES) * LANES
+    room = batch * layers[0].heads * -(-window // PANEL) * PANEL
     scratch = torch.empty(batch * time * (5 * width + 3 * layers[0].hidden) + room)
     _loaded().transformer_layers(
         *(_pointers(layer.address for layer in layers), len(layers), x.data_ptr(), rotation.data_ptr()),
