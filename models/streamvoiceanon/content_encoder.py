@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.streamvoiceanon.conv import ConvNeXtEncoder, Resample
 from models.streamvoiceanon.frontend import PUBLISHED, FrameConfig, LogMel
+from models.streamvoiceanon.linear import Linear
 from models.streamvoiceanon.state import State
 from models.streamvoiceanon.transformer import WindowedTransformer
 from models.streamvoiceanon.whisper_trunk import HOP, SAMPLE_RATE, WhisperConfig, WhisperMel, WhisperTrunk
@@ -43,7 +44,7 @@ class BinarySphericalQuantizer(nn.Module):
 
     def __init__(self, width: int, bits: int) -> None:
         super().__init__()
-        self.project_in = nn.Linear(width, bits)
+        self.project_in = Linear(width, bits)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, n, width] to codes [B, n], int64."""

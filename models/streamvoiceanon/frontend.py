@@ -10,6 +10,8 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
+from models.streamvoiceanon import kernels
+
 
 @dataclass(frozen=True)
 class FrameConfig:
@@ -48,6 +50,7 @@ class LogMel(nn.Module):
 
     window: Tensor
     filters: Tensor
+    packed_filters: kernels.PackedWeights | None = None
 
     def __init__(self, bands: int = 160, frames: FrameConfig = PUBLISHED) -> None:
         super().__init__()
@@ -66,6 +69,10 @@ class LogMel(nn.Module):
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("filters", filters.T.contiguous(), persistent=False)
 
+    def pack(self, kind: kernels.WeightType) -> None:
+        """Hold the filters for inference on a CPU, in float32 whatever `kind`."""
+        self.packed_filters = kernels.pack_weights(self.filters.unsqueeze(1), "float32")
+
     def initial_state(self, batch: int) -> Tensor:
         """The samples before the first one: silence [batch, window - hop]."""
         return self.window.new_zeros(batch, self.frames.window - self.frames.hop)
@@ -76,5 +83,9 @@ class LogMel(nn.Module):
         frames = samples.unfold(1, self.frames.window, self.frames.hop) * self.window  # (B, n, window)
         spectrum = torch.view_as_real(torch.fft.rfft(frames))
         magnitude = torch.sqrt(spectrum.square().sum(-1) + 1e-6)
-        mel = torch.log(torch.clamp(magnitude @ self.filters.T, min=1e-5))
-        return mel, samples[:, samples.shape[1] - state.shape[1] :]
+        mel = (
+            magnitude @ self.filters.T
+            if self.packed_filters is None
+            else kernels.convolve(magnitude, self.packed_filters, None)
+        )
+        return torch.log(torch.clamp(mel, min=1e-5)), samples[:, samples.shape[1] - state.shape[1] :]

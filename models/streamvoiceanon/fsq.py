@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from models.streamvoiceanon.linear import Linear
+
 
 class FiniteScalarQuantizer(nn.Module):
     """Projects to one channel a level count, bounds it `bounds` times, rounds it, and projects back."""
@@ -20,8 +22,8 @@ class FiniteScalarQuantizer(nn.Module):
     def __init__(self, width: int, levels: tuple[int, ...], bounds: int) -> None:
         super().__init__()
         self.bounds = bounds
-        self.project_in = nn.Linear(width, len(levels))
-        self.project_out = nn.Linear(len(levels), width)
+        self.project_in = Linear(width, len(levels))
+        self.project_out = Linear(len(levels), width)
         self.size = math.prod(levels)
         places = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("levels", torch.tensor(levels, device="cpu"), persistent=False)

@@ -400,11 +400,13 @@ INLINE void weighted_sum(const float *weight, const float *values, int64_t slot,
         }
         _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) *(vec_u *)(out + d + k * LANES) = sum[k] * scale;
     }
-    for (; d < width; d++) {
-        float sum = 0;
-        for (int64_t i = 0; i < count; i++) sum += weight[i] * values[(i < run ? slot + i : i - run) * width + d];
-        out[d] = sum * scale;
+    if (d == width) return;
+    memset(out + d, 0, (width - d) * sizeof(float)); /* not a sum each: gcc would add some with and some without rounding */
+    for (int64_t i = 0; i < count; i++) {
+        const float *v = values + (i < run ? slot + i : i - run) * width;
+        for (int64_t k = d; k < width; k++) out[k] += weight[i] * v[k];
     }
+    for (; d < width; d++) out[d] *= scale;
 }
 
 /* Rotate queries and keys, write keys and values at their slots, and attend: qkv [batch, time, 3, heads, width],

@@ -1,0 +1,102 @@
+"""The kernels are built for the processor at hand; what they are on smaller ones is built and compared here."""
+
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.streamvoiceanon import StreamVoiceAnon, kernels
+
+NEEDS = {  # what gcc calls a processor, and what Linux says that it must know
+    "x86-64": set(),
+    "x86-64-v3": {"avx2", "fma", "bmi2"},
+    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+}
+
+
+@pytest.fixture(params=NEEDS)
+def variant_model(
+    request: pytest.FixtureRequest,
+    tiny_states: dict[str, dict[str, Tensor]],
+    tiny_model: StreamVoiceAnon,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Iterator[StreamVoiceAnon]:
+    """A model whose kernels were built for one kind of processor."""
+    if platform.machine() != "x86_64" or not kernels.available():
+        pytest.skip("needs an x86 processor and a C compiler")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    known = set(next(line for line in lines if line.startswith("flags")).split())
+    if not NEEDS[request.param] <= known:
+        pytest.skip(f"this processor cannot run {request.param}")
+    flags = tuple(f"-march={request.param}" if flag.startswith("-march") else flag for flag in kernels.FLAGS)
+    monkeypatch.setattr(kernels, "FLAGS", flags)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kernels._library.cache_clear()
+    yield StreamVoiceAnon.from_state_dicts(tiny_states, tiny_model.config)
+    kernels._library.cache_clear()
+
+
+def test_every_processor_computes_what_plain_torch_does(
+    variant_model: StreamVoiceAnon, torch_model: StreamVoiceAnon, prompt_wave: Tensor
+) -> None:
+    voice = torch_model.make_voice(prompt_wave)
+    hidden = []
+    with torch.inference_mode():
+        for model in (variant_model, torch_model):
+            lm = model.acoustic_lm
+            condition = model.prompt(voice).condition.unsqueeze(0)
+            vectors = torch.cat([condition, lm.embed_content(voice.content).unsqueeze(0)], dim=1)
+            state = lm.initial_state(1, vectors.shape[1])
+            places, _ = lm.slow(vectors, state)
+            hidden.append(lm.frame_logits(places[0, -20:], voice.acoustic[:, :20].T))
+    assert torch.allclose(*hidden, atol=1e-4, rtol=1e-4)
+    assert torch.allclose(
+        variant_model.decode_acoustic(voice.acoustic), torch_model.decode_acoustic(voice.acoustic), atol=1e-4, rtol=0
+    )
+
+
+def test_on_every_processor_a_stream_gives_what_the_whole_gives(
+    variant_model: StreamVoiceAnon, prompt_wave: Tensor
+) -> None:
+    voice = variant_model.make_voice(prompt_wave)
+    wave = prompt_wave[: variant_model.sample_rate]
+    stream = variant_model.open_stream(voice, seed=3)
+    streamed = torch.cat([*(stream.push(part) for part in wave.split(1_777)), stream.finish()])
+    (whole,) = variant_model.anonymize([wave], [voice], [3])
+    assert torch.equal(streamed, whole)
+
+
+def test_on_every_processor_features_are_the_same_however_a_wave_is_cut(
+    variant_model: StreamVoiceAnon, prompt_wave: Tensor
+) -> None:
+    encoder, codec = variant_model.content_encoder, variant_model.codec
+    samples = prompt_wave[: 20 * variant_model.frame_samples].unsqueeze(0)
+    networks = (
+        (encoder.features, encoder.initial_state(1, chunk=20), encoder.initial_state(1, chunk=1)),
+        (codec.features, codec.initial_encoder_state(1), codec.initial_encoder_state(1)),
+    )
+    with torch.inference_mode():
+        for features, whole_state, state in networks:
+            whole, _ = features(samples, whole_state)
+            parts = []
+            for frame in samples.split(variant_model.frame_samples, dim=1):
+                part, state = features(frame, state)
+                parts.append(part)
+            assert torch.equal(torch.cat(parts, dim=1), whole)
+
+
+@pytest.mark.parametrize("rows", range(1, 15))
+@pytest.mark.parametrize("outputs", [5, 16, 40, 70])
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_a_row_is_the_same_whatever_is_beside_it(rows: int, outputs: int, kind: kernels.WeightType) -> None:
+    """Tiles of all heights and widths sum in one order."""
+    draw = torch.Generator().manual_seed(rows)
+    packed = kernels.pack_weights(torch.randn(outputs, 1, 33, generator=draw), kind)
+    x = torch.randn(1, rows, 33, generator=draw)
+    together = kernels.convolve(x, packed, None)
+    alone = torch.cat([kernels.convolve(x[:, i : i + 1].contiguous(), packed, None) for i in range(rows)], dim=1)
+    assert torch.equal(together, alone)
