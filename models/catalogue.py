@@ -13,7 +13,7 @@ class AnonymizerSpec:
     """Which anonymizer, and what it loads.
 
     `model` (a folder or a Hugging Face repository), `voices` (a voice bank) and `alpha` (1: the bank's voices as they
-    are, 0: noise alone) are streamvoiceanon's; `device` is cpu or cuda.
+    are, 0: noise alone) are streamvoiceanon's; `device` is cpu or cuda, where `compiled` asks for torch.compile.
     """
 
     name: str
@@ -21,6 +21,7 @@ class AnonymizerSpec:
     voices: str | None = None
     alpha: float = 1.0
     device: str = "cpu"
+    compiled: bool = False
 
     def check(self) -> None:
         """Raise ValueError, one line, where the name is unknown or something that it needs was not named."""
@@ -31,6 +32,8 @@ class AnonymizerSpec:
                 "streamvoiceanon needs a model and a voice bank: --model FOLDER (or Plachta/StreamVoiceAnon) and "
                 "--voices BANK, made by `voxveil voices build`"
             )
+        if self.compiled and (self.name != "streamvoiceanon" or self.device == "cpu"):
+            raise ValueError("torch.compile is for streamvoiceanon on a GPU: leave `compile` out, or ask for gpus")
 
 
 def load_anonymizer(spec: AnonymizerSpec, sample_rate: int) -> Anonymizer:
@@ -52,4 +55,6 @@ def load_anonymizer(spec: AnonymizerSpec, sample_rate: int) -> Anonymizer:
     assert spec.model
     assert spec.voices
     bank = VoiceBank.load(Path(spec.voices))
-    return StreamVoiceAnon.from_pretrained(spec.model, voices=bank, alpha=spec.alpha, device=spec.device)
+    return StreamVoiceAnon.from_pretrained(
+        spec.model, voices=bank, alpha=spec.alpha, device=spec.device, compiled=spec.compiled
+    )

@@ -95,6 +95,7 @@ class Job(BaseModel):
     seed: int = Field(0, description="Seed of the enrolment split and of the bootstrap.")
     workers: int | None = Field(None, ge=1, description="Actors at most; default: one a CPU core.")
     gpus: float = Field(0.0, ge=0, description="GPUs (or a fraction) for each actor.")
+    compile: bool = Field(False, description="streamvoiceanon on a GPU: torch.compile, minutes at the start.")
 
     @field_validator("keep_columns", "subgroups", mode="before")
     @classmethod
@@ -130,7 +131,7 @@ class Job(BaseModel):
     def anonymizer_spec(self) -> AnonymizerSpec:
         """The anonymizer with all that it loads."""
         device = "cuda" if self.gpus else "cpu"
-        return AnonymizerSpec(self.anonymizer, self.model, self.voices, self.alpha, device)
+        return AnonymizerSpec(self.anonymizer, self.model, self.voices, self.alpha, device, self.compile)
 
     def folder(self) -> Path:
         """The dataset's own folder: runs and, after a release, the released data lie in it."""

@@ -148,7 +148,7 @@ def _resume(job: Job, kind: str, world: dict[str, str], runs: Path) -> Run:
 
 def _comparable(job: Job) -> dict[str, Any]:
     """Return what makes two jobs the same: all but where it runs and on how many workers, and never a credential."""
-    fields = job.model_dump(mode="json", exclude={"output", "workers", "gpus"})
+    fields = job.model_dump(mode="json", exclude={"output", "workers", "gpus", "compile"})
     return fields | {"index": without_secrets(job.index)}
 
 

@@ -71,8 +71,8 @@ class Replicas(_Section):
 class ServeConfig(_Section):
     """The whole of it.
 
-    `anonymizer`, `model`, `voices` (the bank) and `alpha` are those of a release job. With no `tokens` only this
-    machine may speak to the service, unless `open` says that something in front of it keeps strangers out.
+    `anonymizer`, `model`, `voices` (the bank), `alpha` and `compile` are those of a release job. With no `tokens` only
+    this machine may speak to the service, unless `open` says that something in front of it keeps strangers out.
     `tokens_file` is a YAML list of more of them, read once by `parse_config`. `origins` are the web pages, besides the
     service's own, that may use it (`https://example.org`).
     """
@@ -81,6 +81,7 @@ class ServeConfig(_Section):
     model: str | None = None
     voices: str | None = None
     alpha: Annotated[float, Field(ge=0, le=1)] = 1.0
+    compile: bool = False
     sample_rate: Annotated[int, Field(ge=8_000, le=48_000)] = 16_000
     slots: Annotated[int, Field(ge=1, le=1024)] = 32
     tick_seconds: Annotated[float | None, Field(ge=0.01, le=0.2)] = None
@@ -109,7 +110,7 @@ class ServeConfig(_Section):
     def anonymizer_spec(self) -> AnonymizerSpec:
         """The anonymizer with all that it loads; on the replica's own GPU where it has one."""
         device = "cuda" if self.replicas.gpus else "cpu"
-        return AnonymizerSpec(self.anonymizer, self.model, self.voices, self.alpha, device)
+        return AnonymizerSpec(self.anonymizer, self.model, self.voices, self.alpha, device, self.compile)
 
     def engine_settings(self) -> EngineSettings:
         """Return what the engine needs to know."""

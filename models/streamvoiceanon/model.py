@@ -33,6 +33,7 @@ ENCODER_CHUNK = 128  # frames that an offline pass reads at once: memory does no
 DECODER_CHUNK = 32
 SILENCE = 1e-4  # a prompt that never passes -80 dBFS says nothing about a voice
 DEFAULT_DELAY = 2  # frames
+COMPILER = "inductor"  # what torch.compile makes its code with
 STYLE_LEVEL = 0.1  # root mean square that a prompt is brought to before its bands are looked at
 
 Precision = Literal["auto", "float32", "int8", "bfloat16"]
@@ -85,12 +86,15 @@ class StreamVoiceAnon:
         device: str | torch.device = "cpu",
         voices: VoiceBank | None = None,
         alpha: float = 1.0,
+        compiled: bool = False,
     ) -> None:
         """Take loaded networks.
 
         `precision` is that of the acoustic language model's weights: float32 is exact; int8 (a CPU with the compiled
         kernels) and bfloat16 are faster; "auto" is int8 on such a CPU, bfloat16 on a GPU, float32 elsewhere. The
         other networks are always float32. `voices` is what `draw_voice` draws from, mixed with noise by `alpha`.
+        `compiled` hands what has fixed shapes to torch.compile, minutes at the first frame, which is for a GPU:
+        ValueError where the kernels do the work.
         """
         self.config, self.voices, self.alpha = config, voices, alpha
         self.sample_rate, self.frame_samples = config.frames.sample_rate, config.frames.samples
@@ -100,6 +104,8 @@ class StreamVoiceAnon:
             precision = "int8" if fast else "bfloat16" if self.device.type == "cuda" else "float32"
         if precision == "int8" and not fast:
             raise ValueError("int8 weights need a CPU and a C compiler (cc) for the kernels: use float32 or bfloat16")
+        if compiled and fast:
+            raise ValueError("torch.compile is for a GPU: on a CPU the compiled kernels do the work")
         self.precision = precision
         self._networks = tuple(networks.values())
         for network in self._networks:
@@ -119,6 +125,17 @@ class StreamVoiceAnon:
         if fast:
             for network in networks.values():
                 _own(network)
+        if compiled:
+            self._compile()
+
+    def _compile(self) -> None:
+        """Have every part compiled whose shapes do not change from frame to frame; attention's do."""
+        encoder, codec, lm = self.content_encoder, self.codec, self.acoustic_lm.decoder.model
+        parts: list[nn.Module] = [encoder.backbone, encoder.quantizer.downsample, codec.quantizer.upsample, codec.head]
+        layers = (encoder.quantizer.pre_module.layers, lm.layers, lm.fast_layers)
+        parts += [layer.feed_forward for stack in layers for layer in stack]  # type: ignore[misc]
+        for part in parts:
+            part.compile(backend=COMPILER)
 
     @classmethod
     def from_state_dicts(
