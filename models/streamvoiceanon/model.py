@@ -342,7 +342,7 @@ class StreamVoiceAnon:
             utterances.append(Utterance(content.to(self.device), self.prompt(voice), generator))
         results: list[Tensor] = [torch.zeros(0)] * len(waves)
         for i, codes in write_all(self.acoustic_lm, utterances, delay, batch, cache_bytes):
-            results[i] = self.decode_acoustic(codes)[: len(waves[i])].clone()
+            results[i] = self.decode_acoustic(codes)[: len(waves[i])]
         return results
 
     def open_stream(self, voice: Voice, seed: int = 0, delay: int = DEFAULT_DELAY, greedy: bool = False) -> Stream:
