@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+BARE_PAGES = int(Path("/proc/self/statm").read_text().split()[1])  # with torch imported, and nothing of this project
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests/models/streamvoiceanon/data")]
 
 from fill_weights import fill_tensor  # noqa: E402
@@ -31,6 +32,7 @@ from models.streamvoiceanon.generation import Utterance, write_all  # noqa: E402
 from models.streamvoiceanon.model import Config, build_networks  # noqa: E402
 
 FRAME_SECONDS = PUBLISHED.seconds
+PROMPT_FRAMES = 215  # 10 seconds, as `voxveil voices build` crops a prompt
 ORIGINAL = {
     "streaming.rtf.1": 35.0,
     "encoder": 5.0,
@@ -92,7 +94,7 @@ class Stopwatch:
 def measure_streaming(model: StreamVoiceAnon, sessions: int, frames: int) -> dict[str, float]:
     """Move `sessions` streams together for `frames` frames; times are per frame of the whole batch."""
     batch = model.open_batch(sessions)
-    voice = random_voice(48)
+    voice = random_voice(PROMPT_FRAMES)
     slots = [batch.open(voice, 2, torch.Generator().manual_seed(i)) for i in range(sessions)]
     samples = 0.1 * torch.randn(sessions, PUBLISHED.samples, generator=torch.Generator().manual_seed(1))
     for _ in range(4):  # past the delay, everything allocated
@@ -170,9 +172,10 @@ def measure_precision(folder: Path, frames: int) -> dict[str, float]:
 def case(name: str, folder: Path, threads: int, quick: bool) -> dict[str, float]:
     """Run one case in this process."""
     torch.set_num_threads(threads)
-    bare = resident_gib()  # with torch, and this project's own modules, imported
+    bare = BARE_PAGES * os.sysconf("SC_PAGE_SIZE") / 2**30
     kind, _, count = name.partition(".")
-    frames = 40 if quick else 150
+    # With the prompt, 600 frames pass the 768 of a sequence, so one frame in them refills it.
+    frames = 60 if quick else 600
     if kind == "precision":
         return measure_precision(folder, 16 if quick else 64)
     start = time.perf_counter()
@@ -180,7 +183,7 @@ def case(name: str, folder: Path, threads: int, quick: bool) -> dict[str, float]
     loaded = time.perf_counter() - start
     steady = resident_gib()
     if kind.startswith("streaming"):
-        result = measure_streaming(model, int(count), max(frames // int(count), 30))
+        result = measure_streaming(model, int(count), frames if int(count) == 1 else frames // 4)
     else:
         result = measure_offline(model, int(count), 3.0 if quick else 8.0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -232,6 +235,7 @@ def main() -> None:
         "p99": 7,
         "resident": 10,
         "peak": 7,
+        "weights M": 11,
     }
     print("case".ljust(22) + "".join(head.rjust(width) for head, width in columns.items()))
     for name in arguments.only:
@@ -252,6 +256,7 @@ def main() -> None:
             figures["resident_gib"] = result["resident_gib"]
         keys = ("rtf", "cpu", "encoder", "lm", "decoder", "p50_ms", "p95_ms", "p99_ms", "resident_gib", "peak_gib")
         cells = [_cell(result.get(key), 1 if key.endswith("ms") else 2) for key in keys]
+        cells.append(_cell(result["parameters"] / 1e6, 1))
         print(name.ljust(22) + "".join(c.rjust(w) for c, w in zip(cells, columns.values(), strict=True)), flush=True)
     print("the original: streaming 35 (encoder 5, LM 4, decoder 26); offline 4.45, one at a time")
     if arguments.json:

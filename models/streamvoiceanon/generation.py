@@ -231,19 +231,26 @@ def write_all(
     at: dict[int, int] = {}  # slot: index of its utterance
     read: dict[int, int] = {}  # slot: content frames read
     written: dict[int, list[Tensor]] = {}
-    contents: dict[int, Tensor] = {}
+    wait = lm.decoder.wait4end_embedding.weight
     while waiting or at:
         while waiting and (slot := batch.free_slot()) is not None:
             index = waiting.popleft()
             batch.start(slot, utterances[index].prompt, delay, utterances[index].generator)
-            wait = lm.decoder.wait4end_embedding.weight[:delay]
-            contents[slot] = torch.cat([lm.embed_content(utterances[index].content), wait])
             at[slot], read[slot], written[slot] = index, 0, []
-        codes = batch.step({slot: contents[slot][read[slot]] for slot in at})
+        # Vectors are made as they are read: those of an hour would take 240 MB.
+        contents = {slot: utterances[index].content for slot, index in at.items()}
+        codes = batch.step(
+            {
+                slot: lm.embed_content(content[read[slot]])
+                if read[slot] < len(content)
+                else wait[read[slot] - len(content)]
+                for slot, content in contents.items()
+            }
+        )
         for slot in list(at):
             read[slot] += 1
             if slot in codes:
                 written[slot].append(codes[slot])
-            if read[slot] == len(contents[slot]):
+            if read[slot] == len(contents[slot]) + delay:
                 batch.end(slot)
                 yield at.pop(slot), torch.stack(written.pop(slot), dim=1)

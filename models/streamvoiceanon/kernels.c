@@ -419,7 +419,9 @@ static void attend(float *qkv, const float *rotation, float *keys, float *values
             int64_t batch, int64_t time, int64_t heads, int64_t width, int64_t slots, int64_t window, int threads) {
     const float root = 1.0f / sqrtf((float)width);
     const int64_t room = (window + LANES - 1) / LANES * LANES;
-    const int worth = batch * heads * time * width * (position[0] + time) > WORTH;
+    int64_t seen = time * batch;
+    for (int64_t b = 0; b < batch; b++) seen += position[b];
+    const int worth = heads * time * width * seen > WORTH;
     _Pragma("omp parallel for schedule(static) num_threads(threads) if (worth)")
     for (int64_t lane = 0; lane < batch * heads; lane++) {
         const int64_t b = lane / heads, h = lane % heads;

@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -81,13 +82,15 @@ _SIGNATURES = {
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    """Build the kernels where this processor's are not built yet, and load them; None without a compiler."""
+    """Build the kernels where this processor's are not built yet, and load them; None without a compiler that can."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         return None
     cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0] if Path("/proc/cpuinfo").exists() else platform.processor()
     features = "".join(line for line in cpu.splitlines() if line.startswith(("flags", "model name", "Features")))
-    name = hashlib.sha256("\0".join([SOURCE.read_text(), *FLAGS, compiler, features]).encode()).hexdigest()[:20]
+    name = hashlib.sha256(
+        "\0".join([SOURCE.read_text(), *FLAGS, str(Path(compiler).resolve()), features]).encode()
+    ).hexdigest()[:20]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voxveil" / "kernels"
     target = folder / f"{name}.so"
     if not target.exists():
@@ -98,7 +101,11 @@ def _library() -> ctypes.CDLL | None:
                 [compiler, *FLAGS, "-shared", "-fPIC", "-o", built, SOURCE], capture_output=True, text=True, check=False
             )
             if result.returncode:
-                raise RuntimeError(f"{compiler} cannot build {SOURCE.name}:\n{result.stderr}")
+                complaint = result.stderr.strip().splitlines()[-1:]
+                warnings.warn(
+                    f"{compiler} cannot build {SOURCE.name}, so PyTorch alone works: {complaint}", stacklevel=2
+                )
+                return None
             built.rename(target)  # one rename: two processes that build at once both end with a whole file
     if target.stat().st_uid != os.getuid():
         raise PermissionError(f"{target} belongs to another user and is not loaded")
@@ -205,8 +212,12 @@ class PackedLayer:
         """Pack qkv, output, both gates and down projection [outputs, inputs].
 
         `gains` scale what attention and feed-forward add to their input (None: as it is); `norms` are the gains of the
-        normalizations before them.
+        normalizations before them. Raises ValueError for a feed-forward whose width the kernels cannot step through.
         """
+        if weights[3].shape[1] % PANEL:
+            raise ValueError(
+                f"a feed-forward of {weights[3].shape[1]} channels: the kernels need a multiple of {PANEL}"
+            )
         packed = [pack_weights(weight.unsqueeze(1), kind) for weight in weights]
         for i, gain in ((1, gains[0]), (3, gains[1])):
             if gain is not None:

@@ -131,7 +131,8 @@ class StreamVoiceAnon:
     def _compile(self) -> None:
         """Have every part compiled whose shapes do not change from frame to frame; attention's do."""
         encoder, codec, lm = self.content_encoder, self.codec, self.acoustic_lm.decoder.model
-        parts: list[nn.Module] = [encoder.backbone, encoder.quantizer.downsample, codec.quantizer.upsample, codec.head]
+        parts: list[nn.Module] = [] if encoder.config.whisper else [encoder.backbone]
+        parts += [encoder.quantizer.downsample, codec.quantizer.upsample, codec.head]
         layers = (encoder.quantizer.pre_module.layers, lm.layers, lm.fast_layers)
         parts += [layer.feed_forward for stack in layers for layer in stack]  # type: ignore[misc]
         for part in parts:
