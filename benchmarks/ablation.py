@@ -23,6 +23,7 @@ from pipelines.progress import Track, tracking_progress
 from pipelines.release import run_job
 from pipelines.training.finetune_job import FinetuneJob, load_finetune
 from pipelines.training.loop import read_curve
+from pipelines.training.model_folder import read_base
 from pipelines.training.prepared import read_prepared
 from pipelines.training.told import cell
 
@@ -66,7 +67,7 @@ def measure(jobs: dict[str, FinetuneJob], track: Track) -> dict[str, tuple[dict[
     """Train, export and audit; return the held-out figures of the best step and the report of each, the base first."""
     first = next(iter(jobs.values()))
     prepared = prepare_finetune(first, track)
-    feed = feed_of(first, prepared)
+    feed = feed_of(first, read_base(first.model), prepared)
     index = str(write_held_out(first, feed))
     voices = str(write_voices(first, feed, prepared.recipe.frame_rate))
     rows: dict[str, tuple[dict[str, float], Report]] = {"base": ({}, audit(first, index, first.model, voices, track))}

@@ -31,7 +31,7 @@ CONNECT_WITHIN = 10.0  # seconds
 
 
 class ClusterUnreachable(RuntimeError):
-    """The cluster of RAY_ADDRESS does not answer, or does not let this user in."""
+    """The cluster of RAY_ADDRESS does not answer or lets this user not in, or Ray does not start on this machine."""
 
 
 @contextmanager
@@ -96,11 +96,11 @@ def start_ray(cpus: int, folder: str, object_store_bytes: int) -> None:
     """Start Ray for this process alone: on the loopback, with a token, in a folder that nobody else may enter.
 
     Whoever reaches a Ray cluster can run code in it, and this one holds speech and a key. Ray gives up starting after
-    30 s, which a busy machine may need more than once.
+    30 s, which a busy machine may need more than once. Raises ClusterUnreachable where it gave up every time.
     """
     import ray
 
-    for attempt in range(START_ATTEMPTS):
+    for _ in range(START_ATTEMPTS):
         try:
             with _silent_stderr():
                 ray.init(
@@ -115,8 +115,12 @@ def start_ray(cpus: int, folder: str, object_store_bytes: int) -> None:
             return
         except Exception as fault:
             ray.shutdown()
-            if "timed out" not in str(fault) or attempt == START_ATTEMPTS - 1:
+            if "timed out" not in str(fault):
                 raise
+    raise ClusterUnreachable(
+        f"Ray did not start on this machine within {START_ATTEMPTS} times its 30 s: is it busy with other work? "
+        "Nothing was run; the same command can be repeated, with --resume where it had begun before"
+    )
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from pipelines.training.prepared import Prepared, Recipe, prepare, read_prepared
 from pipelines.training.run_folder import begin, training_digest, training_id
 
 if TYPE_CHECKING:
+    from models.streamvoiceanon import Config
     from models.streamvoiceanon.training.language_model import LanguageModelTask
     from pipelines.progress import Track
     from pipelines.training.loop import Ending
@@ -44,10 +45,10 @@ STEP = "train"
 def prepare_finetune(job: FinetuneJob, track: "Track") -> Prepared:
     """Compute codes, style, timbre and teacher features of every labelled utterance. Raises InputError."""
     survey = survey_index(job.index, ("emotion",))
-    corpus = check_labels(read_labels(job.index, survey), pair_settings(job, frame_rate=1.0))
+    base = read_base(job.model)
+    corpus = check_labels(read_labels(job.index, survey), pair_settings(job, base.config))
     if corpus.unknown:
         track.say(f"labels that the teacher {job.teacher} does not know are left out: {', '.join(corpus.unknown)}")
-    base = read_base(job.model)
     teacher, weights = teacher_of(job)
     sample_rate, frame_rate = base.config.frames.sample_rate, 1.0 / base.config.frames.seconds
     recipe = Recipe(survey.digest, base.digest, teacher, sample_rate, frame_rate, job.min_seconds, job.max_seconds)
@@ -63,7 +64,7 @@ def prepare_finetune(job: FinetuneJob, track: "Track") -> Prepared:
             job.folder / "prepared", recipe, survey, wanted, steps, columns, job.workers, job.gpus, track
         )
     track.say(prepared.told())
-    feed = feed_of(job, prepared)
+    feed = feed_of(job, base, prepared)
     if feed.corpus.too_long:
         track.say(f"{feed.corpus.too_long} utterances are longer than a sequence holds and are left out")
     return prepared
@@ -120,22 +121,23 @@ def check_emotion2vec(path: Path) -> None:
         raise InputError("the teacher emotion2vec needs the package funasr: pip install funasr")
 
 
-def pair_settings(job: FinetuneJob, frame_rate: float) -> PairSettings:
-    """Return how the job pairs; validation is always a neutral prompt and an emotional source."""
+def pair_settings(job: FinetuneJob, config: "Config") -> PairSettings:
+    """Return how the job pairs for a base of these sizes; validation is always neutral to emotional."""
     return PairSettings(
         pairing=job.pairing,
         validation_pairing="emotional",
         known=None if job.teacher == "none" else TEACHERS[job.teacher].emotions,
-        prompt_frames=max(1, int(job.prompt_seconds * frame_rate)),
+        prompt_frames=max(1, int(job.prompt_seconds / config.frames.seconds)),
         validation_share=job.validation_share,
         validation_pairs=job.validation_pairs,
         seed=job.training.seed,
+        max_frames=config.acoustic_lm.max_frames,
     )
 
 
-def feed_of(job: FinetuneJob, prepared: Prepared) -> CodesFeed:
-    """Return the pairs of a preparation. Raises InputError where none can be made."""
-    settings = pair_settings(job, prepared.recipe.frame_rate)
+def feed_of(job: FinetuneJob, base: Base, prepared: Prepared) -> CodesFeed:
+    """Return the pairs of a preparation that fit a sequence of the base. Raises InputError where none can be made."""
+    settings = pair_settings(job, base.config)
     return CodesFeed(prepared.parts, settings, job.training.batch_size, job.teacher != "none")
 
 
@@ -147,8 +149,8 @@ def build_finetune(job: FinetuneJob) -> "tuple[LanguageModelTask, CodesFeed]":
         language_model,
     )
 
-    feed = feed_of(job, read_prepared(job.folder / "prepared", "voxveil finetune prepare"))
     base = read_base(job.model)
+    feed = feed_of(job, base, read_prepared(job.folder / "prepared", "voxveil finetune prepare"))
     width = 0
     if job.teacher != "none":
         some = next(iter(feed.rows.spoken))

@@ -71,7 +71,7 @@ def evaluate_finetune(job: FinetuneJob, track: "Track") -> Judgement:
     prepared = read_prepared(job.folder / "prepared", "voxveil finetune prepare")
     base = same_base(job, prepared)
     exported = read_document(job.folder / "model.json", "voxveil finetune export")
-    feed = feed_of(job, prepared)
+    feed = feed_of(job, base, prepared)
     index = job.evaluation_index or str(write_held_out(job, feed))
     voices = job.voices or str(write_voices(job, feed, prepared.recipe.frame_rate))
     audits: dict[str, tuple[Report, Path]] = {}

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from models.streamvoiceanon.acoustic_lm import AcousticLMConfig
 from models.streamvoiceanon.training.language_model import collate_language_model
 from pipelines.training.feed import Batch, item_at
 from pipelines.training.pairs import (
@@ -39,7 +38,7 @@ class PairSettings:
     validation_share: float
     validation_pairs: int
     seed: int
-    max_frames: int = AcousticLMConfig.max_frames
+    max_frames: int
 
 
 @dataclass(frozen=True)

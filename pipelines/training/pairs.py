@@ -82,12 +82,14 @@ def fit_sequence(utterances: Iterable[Spoken], prompt_frames: int, limit: int) -
     many do not. Raises InputError where none does."""
     everything = list(utterances)
     room = limit - prompt_frames
+    if room < 1:
+        raise InputError(f"prompts of {prompt_frames} frames fill the sequence limit of {limit}: lower prompt_seconds")
     kept = [utterance for utterance in everything if 0 < utterance.frames <= room]
     if everything and not kept:
         shortest = min(utterance.frames for utterance in everything)
         raise InputError(
             f"every utterance is longer than the sequence limit: the shortest has {shortest} frames, and {limit} less "
-            f"{prompt_frames} for the prompt are {room}; cut the recordings, or lower prompt_frames"
+            f"{prompt_frames} for the prompt are {room}; cut the recordings, or lower prompt_seconds"
         )
     return kept, len(everything) - len(kept)
 

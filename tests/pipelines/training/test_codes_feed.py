@@ -28,7 +28,7 @@ from pipelines.training.pretrain_job import load_pretrain
 from pipelines.training.run_folder import begin
 from pipelines.training.waves_feed import WavesFeed
 
-SETTINGS = PairSettings("emotional", "emotional", None, 10, 0.3, 4, 0)
+SETTINGS = PairSettings("emotional", "emotional", None, 10, 0.3, 4, 0, 768)
 
 
 def write_parts(folder: Path, columns: dict[str, pa.DataType], rows: list[dict[str, Any]]) -> Path:
@@ -97,7 +97,7 @@ def test_without_a_teacher_nothing_of_it_is_read(parts: Path) -> None:
 
 def test_an_utterance_that_is_its_own_prompt_is_cut_after_a_third(tmp_path: Path) -> None:
     rows = [codes_row(s, "neutral", 0) for s in range(3)]
-    own = PairSettings("speaker", "speaker", None, 100, 0.3, 4, 0)
+    own = PairSettings("speaker", "speaker", None, 100, 0.3, 4, 0, 768)
     batch = CodesFeed(write_parts(tmp_path / "own", codes_columns(), without_teacher(rows)), own, 2, False).batch(0)
     assert batch["prompt_lengths"].tolist() == [5, 5]
     assert batch["lengths"].tolist() == [15, 15]
@@ -153,7 +153,7 @@ def test_crops_of_waves_and_their_teacher_begin_at_the_same_frame(tmp_path: Path
 
 def test_labels_are_checked_before_anything_is_computed() -> None:
     spoken = [Spoken(f"{s}-{e}", s, e, "", 9999) for s in "ab" for e in ("neutral", "anger", "boredom")]
-    known = PairSettings("emotional", "emotional", ("neutral", "angry"), 10, 0.3, 4, 0)
+    known = PairSettings("emotional", "emotional", ("neutral", "angry"), 10, 0.3, 4, 0, 768)
     corpus = check_labels(spoken, known)
     assert corpus.unknown == ["boredom"]
     with pytest.raises(InputError, match="1 speaker"):

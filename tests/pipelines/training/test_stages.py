@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,14 @@ from operators.codes import ComputeCodes, CountFrames
 from operators.decode import object_array
 from operators.encode import Encode
 from operators.schema import AUDIO_TYPE, InputError
-from pipelines.finetune import build_finetune, codes_columns, same_base, teacher_of
+from pipelines.finetune import build_finetune, codes_columns, feed_of, same_base, teacher_of
 from pipelines.finetune_evaluation import write_held_out, write_voices
 from pipelines.pretrain import base_of, build_stage, put_into_model
 from pipelines.survey import open_index
 from pipelines.training.checkpoints import load_best
 from pipelines.training.finetune_job import load_finetune
 from pipelines.training.loop import Place, read_curve, train
-from pipelines.training.model_folder import read_base, write_model
+from pipelines.training.model_folder import Base, read_base, write_model
 from pipelines.training.prepared import Prepared, Recipe, read_prepared
 from pipelines.training.pretrain_job import NETWORKS, Stage, load_pretrain
 from pipelines.training.samples import write_samples
@@ -166,6 +166,9 @@ def test_a_fine_tuning_learns_pairs_and_leaves_what_the_audit_needs(
     (prepared / "prepared.json").write_text(json.dumps(document))
 
     task, feed = build_finetune(job)
+    assert feed.settings.max_frames == base.config.acoustic_lm.max_frames
+    with pytest.raises(InputError, match="sequence limit of 20"):
+        feed_of(job, with_limit(base, 20), read_prepared(prepared, ""))
     ending = train(task, feed, job.training, job.folder / "training", Place())
     curve = read_curve(job.folder / "training")
     assert ending.ended == "done"
@@ -182,6 +185,11 @@ def test_a_fine_tuning_learns_pairs_and_leaves_what_the_audit_needs(
     assert not {row["speaker_id"] for row in held_out} & trained_speakers
     original = {row["utt_id"]: row["audio"]["bytes"] for row in rows}
     assert all(row["audio"]["bytes"] == original[row["utt_id"]] for row in held_out)
+
+
+def with_limit(base: Base, frames: int) -> Base:
+    """Return the base as if its language model held sequences of at most so many frames."""
+    return replace(base, config=replace(base.config, acoustic_lm=replace(base.config.acoustic_lm, max_frames=frames)))
 
 
 def test_a_teacher_that_cannot_be_loaded_is_told_before_anything_is_computed(tmp_path: Path) -> None:
