@@ -82,7 +82,7 @@ class ParallelBlock(nn.Module):
         ]
         self.packed = kernels.PackedResidualBlocks(
             [
-                [(kernels.pack_weights(c.weight.transpose(1, 2), "float32"), c.bias, c.dilation[0]) for c in branch]
+                [(kernels.pack_residual(c.weight.transpose(1, 2)), c.bias, c.dilation[0]) for c in branch]
                 for branch in convolutions
             ]
         )

@@ -265,18 +265,22 @@ static void lay_out(const float *past, const float *x, float *line, float *after
 }
 
 typedef struct {
-    const float *weights, *bias;
+    const void *weights;
+    const float *bias;
     int64_t vecs, taps, dilation;
-} dilated; /* a causal convolution of as many outputs as inputs */
+} dilated; /* a causal convolution of as many outputs as inputs; `vecs` 0: its weights are packed for tiles */
+
+#include "tiles.h"
 
 /* The mean of `branches` residual blocks, each `pairs` times silu, convolution, silu, convolution, added to its input:
  * x and y [batch, time, channels]. `past` and `after` [branches x pairs x 2] are the convolutions' memories. `scratch` holds
- * 3 x batch x (time + the longest memory) x channels. */
+ * 4 x batch x (time + the longest memory) + 32 times the channels. */
 void residual_blocks(const dilated *convolutions, int64_t branches, int64_t pairs, const float *x,
                      const float *const *past, float *const *after, float *y, float *scratch, int64_t batch,
                      int64_t time, int64_t channels, int64_t longest, int threads) {
     const int64_t count = batch * time * channels;
     float *const line = scratch, *const middle = line + batch * (time + longest) * channels, *const sum = middle + count;
+    uint16_t *const planes = (uint16_t *)(sum + count);
     for (int64_t branch = 0, i = 0; branch < branches; branch++) {
         for (int64_t pair = 0; pair < pairs; pair++) {
             const float *now = pair ? sum : x;
@@ -286,7 +290,8 @@ void residual_blocks(const dilated *convolutions, int64_t branches, int64_t pair
                 lay_out(past[i], second ? middle : now, line, after[i], batch, time, memory, channels, 1, threads);
                 const job j = {0, c->bias, line, second ? now : 0, second ? sum : middle, batch, time, memory + time,
                                channels, channels, c->taps, c->dilation, 1};
-                convolve_f32(c->weights, &j, c->vecs, threads);
+                if (c->vecs) convolve_f32(c->weights, &j, c->vecs, threads);
+                else convolve_tiles(c, &j, planes, threads);
             }
         }
         if (branch == 0) memcpy(y, sum, count * sizeof(float));

@@ -23,6 +23,7 @@ from torch import Tensor
 
 WeightType = Literal["float32", "int8"]
 SOURCE = Path(__file__).with_name("kernels.c")
+INCLUDED = Path(__file__).with_name("tiles.h")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
 PANEL = 16  # outputs: a panel of packed weights is one, two or four times as wide, see kernels.c
 
@@ -89,7 +90,7 @@ def _library() -> ctypes.CDLL | None:
     cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0] if Path("/proc/cpuinfo").exists() else platform.processor()
     features = "".join(line for line in cpu.splitlines() if line.startswith(("flags", "model name", "Features")))
     name = hashlib.sha256(
-        "\0".join([SOURCE.read_text(), *FLAGS, str(Path(compiler).resolve()), features]).encode()
+        "\0".join([SOURCE.read_text(), INCLUDED.read_text(), *FLAGS, str(Path(compiler).resolve()), features]).encode()
     ).hexdigest()[:20]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "voxveil" / "kernels"
     target = folder / f"{name}.so"
@@ -114,6 +115,11 @@ def _library() -> ctypes.CDLL | None:
         getattr(library, function).argtypes = arguments
         getattr(library, function).restype = None
     return library
+
+
+def has_tiles() -> bool:
+    """Whether this processor multiplies in tiles (`tiles.h`), and the system lets this process do so."""
+    return bool(_loaded().tiles_allowed())
 
 
 def available() -> bool:
@@ -156,6 +162,22 @@ def pack_weights(weight: Tensor, kind: WeightType) -> PackedWeights:
     dtype, suffix = (torch.int8, "i8") if kind == "int8" else (torch.float32, "f32")
     packed = rows.to(dtype).view(panels, width, -1).transpose(1, 2).contiguous()
     return PackedWeights(packed, scale, vecs, taps, inputs, outputs, f"convolve_{suffix}")
+
+
+def pack_residual(weight: Tensor) -> PackedWeights:
+    """Pack weights [channels, taps, channels] for `PackedResidualBlocks`, for tiles where this processor has them.
+
+    Each weight is then two bfloat16 numbers, whose sum has the 16 leading bits of it.
+    """
+    outputs, taps, inputs = weight.shape
+    if not has_tiles() or inputs != outputs or (inputs != PANEL and inputs % (2 * PANEL)):
+        return pack_weights(weight, "float32")
+    weight = weight.detach().float()
+    high = weight.bfloat16()
+    halves = torch.stack([high, (weight - high.float()).bfloat16()])
+    parted = halves.unflatten(3, (-1, min(inputs, 2 * PANEL) // 2, 2)).unflatten(1, (-1, PANEL))
+    panels = parted.permute(1, 3, 4, 0, 5, 2, 6).contiguous()  # (blocks of outputs, taps, of inputs, 2, pairs, 16, 2)
+    return PackedWeights(panels, None, 0, taps, inputs, outputs, "residual_blocks")
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
@@ -291,7 +313,7 @@ class PackedResidualBlocks:
         batch, time, channels = x.shape
         after = [torch.empty_like(memory) for memory in past]
         y, longest = torch.empty_like(x), max(self._memories)
-        scratch = torch.empty(3 * batch * (time + longest) * channels)
+        scratch = torch.empty((4 * batch * (time + longest) + 2 * PANEL) * channels)
         _loaded().residual_blocks(
             *(self._convolutions, self._branches, self._pairs, x.data_ptr()),
             *(_pointers(memory.data_ptr() for memory in past), _pointers(memory.data_ptr() for memory in after)),
