@@ -143,13 +143,14 @@ class ConvNeXtBlock(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels))
 
     def pack(self, kind: kernels.WeightType) -> None:
-        """Hold the weights for inference on a CPU, in float32 whatever `kind`."""
+        """Hold the weights of the two-layer perceptron as `kind`, for inference on a CPU."""
         self.packed = kernels.PackedConvNeXt(
             (self.dwconv.conv.weight.squeeze(1), self.dwconv.conv.bias),  # type: ignore[arg-type]
             (self.norm.weight, self.norm.bias, self.norm.eps),
             (self.pwconv1.weight, self.pwconv1.bias),
             (self.pwconv2.weight, self.pwconv2.bias),
             self.gamma,
+            kind,
         )
         self.pwconv1.weight = self.pwconv2.weight = None  # type: ignore[assignment]
 

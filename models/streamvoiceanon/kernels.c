@@ -1,7 +1,7 @@
 /* Matrix products, causal convolutions and cached attention for a few rows at a time, on a CPU.
  *
  * What they are for: one frame of a live stream multiplies every weight with one to four rows, so the time is that of
- * reading the weights. They are kept packed, in float32 or in int8 with a scale an output, in panels that are read
+ * reading the weights. They are kept packed, in float32, or in int16 or int8 with a scale an output, in panels that are read
  * once from front to back and widened in registers. Every output is one chain of fused multiply-adds in the order of its
  * inputs, whatever else is in the batch, so a row's result depends on that row alone, to the last bit.
  *
@@ -27,6 +27,7 @@
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef float vec_u __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int8_t vec_i8 __attribute__((vector_size(LANES), aligned(1), may_alias));
+typedef int16_t vec_i16 __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 typedef int32_t vec_i32 __attribute__((vector_size(4 * LANES)));
 #define INLINE static inline __attribute__((always_inline))
 
@@ -38,6 +39,15 @@ INLINE vec read_i8(const int8_t *w) { /* gcc 12 takes the portable form apart la
     return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i_u *)w)));
 #else
     return __builtin_convertvector(__builtin_convertvector(*(const vec_i8 *)w, vec_i32), vec);
+#endif
+}
+INLINE vec read_i16(const int16_t *w) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i_u *)w)));
+#elif defined(__AVX2__)
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i_u *)w)));
+#else
+    return __builtin_convertvector(__builtin_convertvector(*(const vec_i16 *)w, vec_i32), vec);
 #endif
 }
 /* a where `mask` is all ones, b where it is zero. */
@@ -200,6 +210,14 @@ const int panel_vecs = LANES == 16 ? 4 : 1; /* a panel is at most so many times 
 
 CONVOLVE(f32, float, read_f32)
 CONVOLVE(i8, int8_t, read_i8)
+CONVOLVE(i16, int16_t, read_i16)
+
+/* Convolve with packed weights of any kind: 0 float32, 1 int8, 2 int16. */
+static void convolve(int64_t kind, const void *weights, const job *j, int64_t vecs, int threads) {
+    if (kind == 0) convolve_f32(weights, j, vecs, threads);
+    else if (kind == 1) convolve_i8(weights, j, vecs, threads);
+    else convolve_i16(weights, j, vecs, threads);
+}
 
 /* One kernel a channel: x [batch, time + taps - 1, channels], weights [taps, channels], y [batch, time, channels]. */
 static void convolve_depthwise(const float *weights, const float *bias, const float *x, float *y, int64_t batch,
@@ -302,8 +320,9 @@ void residual_blocks(const dilated *convolutions, int64_t branches, int64_t pair
 
 typedef struct {
     const float *depthwise, *depthwise_bias, *gain, *shift; /* depthwise [taps, channels] */
-    const float *wide, *wide_bias, *narrow, *gamma, *narrow_bias; /* narrow_bias: times gamma already */
-    int64_t taps, channels, hidden, wide_vecs, narrow_vecs;
+    const void *wide, *narrow;
+    const float *wide_scale, *wide_bias, *narrow_scale, *narrow_bias; /* those of `narrow` times gamma already */
+    int64_t taps, channels, hidden, wide_vecs, narrow_vecs, kind;
     float epsilon;
 } convnext;
 
@@ -325,12 +344,12 @@ void convnext_block(const convnext *b, const float *x, const float *past, float 
         const float factor = 1.0f / sqrtf((float)(square / channels) + b->epsilon), centre = (float)mean;
         for (int64_t c = 0; c < channels; c++) v[c] = (v[c] - centre) * factor * b->gain[c] + b->shift[c];
     }
-    const job widen = {0, b->wide_bias, normed, 0, wide, 1, rows, rows, channels, b->hidden, 1, 1, 1};
-    convolve_f32(b->wide, &widen, b->wide_vecs, threads);
+    const job widen = {b->wide_scale, b->wide_bias, normed, 0, wide, 1, rows, rows, channels, b->hidden, 1, 1, 1};
+    convolve(b->kind, b->wide, &widen, b->wide_vecs, threads);
     _Pragma("omp parallel for schedule(static) num_threads(threads) if (rows * b->hidden > WORTH / 16)")
     for (int64_t row = 0; row < rows; row++) gelu_all(wide + row * b->hidden, wide + row * b->hidden, b->hidden);
-    const job narrow = {b->gamma, b->narrow_bias, wide, x, y, 1, rows, rows, b->hidden, channels, 1, 1, 1};
-    convolve_f32(b->narrow, &narrow, b->narrow_vecs, threads);
+    const job narrow = {b->narrow_scale, b->narrow_bias, wide, x, y, 1, rows, rows, b->hidden, channels, 1, 1, 1};
+    convolve(b->kind, b->narrow, &narrow, b->narrow_vecs, threads);
 }
 
 /* silu(a) * b of rows [a, b]: x [rows, 2 x width], y [rows, width]. */
@@ -477,14 +496,13 @@ typedef struct {
 typedef struct {
     matrix qkv, out, gates, down; /* `gates` holds the two halves of the gated unit one after the other */
     const float *attention_norm, *feed_forward_norm;
-    int64_t heads, kind; /* kind: 0 float32, 1 int8 */
+    int64_t heads, kind; /* as in `convolve` */
     float epsilon;
 } layer;
 
 static void multiply(const matrix *m, int64_t kind, const float *x, const float *residual, float *y, int64_t rows, int threads) {
     const job j = {m->scale, 0, x, residual, y, 1, rows, rows, m->inputs, m->outputs, 1, 1, 1};
-    if (kind == 0) convolve_f32(m->weights, &j, m->vecs, threads);
-    else convolve_i8(m->weights, &j, m->vecs, threads);
+    convolve(kind, m->weights, &j, m->vecs, threads);
 }
 
 /* One transformer layer: x and y [batch, time, width], which may be the same; the rest as in `attend`. `scratch` holds, for each row, 5 widths and 3

@@ -21,7 +21,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-WeightType = Literal["float32", "int8"]
+WeightType = Literal["float32", "int8", "int16"]
+KINDS: tuple[WeightType, ...] = ("float32", "int8", "int16")  # by the number that kernels.c knows them by
+STEPS = {"int8": 127, "int16": 32_767}  # of an output's largest magnitude
 SOURCE = Path(__file__).with_name("kernels.c")
 INCLUDED = Path(__file__).with_name("tiles.h")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
@@ -64,8 +66,9 @@ class _Dilated(ctypes.Structure):
 class _ConvNeXt(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("depthwise", "depthwise_bias", "gain", "shift")),
-        *((name, ctypes.c_void_p) for name in ("wide", "wide_bias", "narrow", "gamma", "narrow_bias")),
-        *((name, ctypes.c_int64) for name in ("taps", "channels", "hidden", "wide_vecs", "narrow_vecs")),
+        *((name, ctypes.c_void_p) for name in ("wide", "narrow")),
+        *((name, ctypes.c_void_p) for name in ("wide_scale", "wide_bias", "narrow_scale", "narrow_bias")),
+        *((name, ctypes.c_int64) for name in ("taps", "channels", "hidden", "wide_vecs", "narrow_vecs", "kind")),
         ("epsilon", ctypes.c_float),
     ]
 
@@ -74,6 +77,7 @@ _POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _SIGNATURES = {
     "convolve_f32": [_POINTER, _POINTER, _LONG, _INT],
     "convolve_i8": [_POINTER, _POINTER, _LONG, _INT],
+    "convolve_i16": [_POINTER, _POINTER, _LONG, _INT],
     "rms_norm": [*[_POINTER] * 3, _LONG, _LONG, ctypes.c_float],
     "residual_blocks": [_POINTER, _LONG, _LONG, *[_POINTER] * 5, *[_LONG] * 4, _INT],
     "convnext_block": [*[_POINTER] * 6, _LONG, _LONG, _INT],
@@ -138,7 +142,7 @@ class PackedWeights(NamedTuple):
     """Weights of a convolution (or a matrix: one tap) as the kernels read them."""
 
     panels: Tensor  # [panels, taps x inputs, 16 x vecs]
-    scale: Tensor | None  # float32 [outputs], for int8
+    scale: Tensor | None  # float32 [outputs], of integers
     vecs: int
     taps: int
     inputs: int
@@ -147,21 +151,21 @@ class PackedWeights(NamedTuple):
 
 
 def pack_weights(weight: Tensor, kind: WeightType) -> PackedWeights:
-    """Pack weights [outputs, taps, inputs]; int8 rounds to 127 steps of each output's largest magnitude."""
+    """Pack weights [outputs, taps, inputs]; integers are 127 or 32,767 steps of each output's largest magnitude."""
     outputs, taps, inputs = weight.shape
     weight = weight.detach().float()
     scale = None
-    if kind == "int8":
-        scale = (weight.abs().amax(dim=(1, 2)) / 127).clamp(min=1e-12)
+    if kind != "float32":
+        scale = (weight.abs().amax(dim=(1, 2)) / STEPS[kind]).clamp(min=1e-12)
         weight = (weight / scale.view(-1, 1, 1)).round()
     widest = ctypes.c_int.in_dll(_loaded(), "panel_vecs").value
     vecs = min(widest, 4 if outputs > 2 * PANEL else 2 if outputs > PANEL else 1)
     width = vecs * PANEL
     panels = -(-outputs // width)
     rows = torch.nn.functional.pad(weight.reshape(outputs, -1), (0, 0, 0, panels * width - outputs))
-    dtype, suffix = (torch.int8, "i8") if kind == "int8" else (torch.float32, "f32")
-    packed = rows.to(dtype).view(panels, width, -1).transpose(1, 2).contiguous()
-    return PackedWeights(packed, scale, vecs, taps, inputs, outputs, f"convolve_{suffix}")
+    packed = rows.to(getattr(torch, kind)).view(panels, width, -1).transpose(1, 2).contiguous()
+    function = f"convolve_{kind.replace('float', 'f').replace('int', 'i')}"
+    return PackedWeights(packed, scale, vecs, taps, inputs, outputs, function)
 
 
 def pack_residual(weight: Tensor) -> PackedWeights:
@@ -178,6 +182,12 @@ def pack_residual(weight: Tensor) -> PackedWeights:
     parted = halves.unflatten(3, (-1, min(inputs, 2 * PANEL) // 2, 2)).unflatten(1, (-1, PANEL))
     panels = parted.permute(1, 3, 4, 0, 5, 2, 6).contiguous()  # (blocks of outputs, taps, of inputs, 2, pairs, 16, 2)
     return PackedWeights(panels, None, 0, taps, inputs, outputs, "residual_blocks")
+
+
+def _scaled(weights: PackedWeights, gain: Tensor) -> PackedWeights:
+    """Return weights whose outputs are multiplied by `gain` [outputs]."""
+    gain = gain.detach().float()
+    return weights._replace(scale=gain.clone() if weights.scale is None else weights.scale * gain)
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
@@ -243,8 +253,7 @@ class PackedLayer:
         packed = [pack_weights(weight.unsqueeze(1), kind) for weight in weights]
         for i, gain in ((1, gains[0]), (3, gains[1])):
             if gain is not None:
-                scale = packed[i].scale
-                packed[i] = packed[i]._replace(scale=gain.detach().clone() if scale is None else scale * gain)
+                packed[i] = _scaled(packed[i], gain)
         self.weights = tuple(packed)
         self.norms = tuple(norm.detach().clone() for norm in norms)
         self.heads, self.hidden = heads, packed[3].inputs
@@ -252,7 +261,7 @@ class PackedLayer:
             *(_Matrix(m.panels.data_ptr(), _pointer(m.scale), m.vecs, m.inputs, m.outputs) for m in packed),
             *(norm.data_ptr() for norm in self.norms),
             heads,
-            ("float32", "int8").index(kind),
+            KINDS.index(kind),
             epsilon,
         )
         self.address = ctypes.addressof(self._layer)
@@ -332,18 +341,22 @@ class PackedConvNeXt:
         wide: tuple[Tensor, Tensor],
         narrow: tuple[Tensor, Tensor],
         gamma: Tensor,
+        kind: WeightType,
     ) -> None:
         """Pack the depthwise convolution [channels, taps], the normalization (gain, shift, epsilon) and the two linear
-        maps [outputs, inputs], each with its bias; `gamma` scales what the block adds to its input."""
+        maps [outputs, inputs], each with its bias; `gamma` scales what the block adds to its input, `kind` is that of
+        the linear maps' weights."""
         kernel, (gain, shift, epsilon) = depthwise[0].detach().T.contiguous(), norm
-        self.weights = tuple(pack_weights(linear[0].unsqueeze(1), "float32") for linear in (wide, narrow))
-        up, down = self.weights
-        self._kept = [kernel, depthwise[1], gain, shift, wide[1], gamma, narrow[1] * gamma]
-        self._kept = [tensor.detach().clone() for tensor in self._kept]
-        *before, scaled, biased = (tensor.data_ptr() for tensor in self._kept)
+        up = pack_weights(wide[0].unsqueeze(1), kind)
+        down = _scaled(pack_weights(narrow[0].unsqueeze(1), kind), gamma)
+        self.weights = up, down
+        kept = (kernel, depthwise[1], gain, shift, wide[1], narrow[1] * gamma)
+        self._kept = [tensor.detach().clone() for tensor in kept]
+        *before, wide_bias, narrow_bias = (tensor.data_ptr() for tensor in self._kept)
         self._block = _ConvNeXt(
-            *(*before[:4], up.panels.data_ptr(), before[4], down.panels.data_ptr(), scaled, biased),
-            *(len(kernel), up.inputs, up.outputs, up.vecs, down.vecs, epsilon),
+            *(*before, up.panels.data_ptr(), down.panels.data_ptr()),
+            *(_pointer(up.scale), wide_bias, _pointer(down.scale), narrow_bias),
+            *(len(kernel), up.inputs, up.outputs, up.vecs, down.vecs, KINDS.index(kind), epsilon),
         )
         self._reference = ctypes.byref(self._block)
         self._taps, self._hidden = len(kernel), up.outputs

@@ -92,9 +92,9 @@ class StreamVoiceAnon:
 
         `precision` is that of the acoustic language model's weights: float32 is exact; int8 (a CPU with the compiled
         kernels) and bfloat16 are faster; "auto" is int8 on such a CPU, bfloat16 on a GPU, float32 elsewhere. The
-        other networks are always float32. `voices` is what `draw_voice` draws from, mixed with noise by `alpha`.
-        `compiled` hands what has fixed shapes to torch.compile, minutes at the first frame, which is for a GPU:
-        ValueError where the kernels do the work.
+        other networks are float32, or int16 beside int8, which moves what they compute by less than a thousandth.
+        `voices` is what `draw_voice` draws from, mixed with noise by `alpha`. `compiled` hands what has fixed shapes to
+        torch.compile, minutes at the first frame, which is for a GPU: ValueError where the kernels do the work.
         """
         self.config, self.voices, self.alpha = config, voices, alpha
         self.sample_rate, self.frame_samples = config.frames.sample_rate, config.frames.samples
@@ -116,8 +116,9 @@ class StreamVoiceAnon:
         self.style_encoder: StyleEncoder | None = networks.get("style_encoder")  # type: ignore[assignment]
         self.timbre_encoder: TimbreEncoder | None = networks.get("timbre_encoder")  # type: ignore[assignment]
         if fast:
-            pack(self.content_encoder, "float32")
-            pack(self.codec, "float32")
+            kind: kernels.WeightType = "int16" if precision == "int8" else "float32"
+            pack(self.content_encoder, kind)
+            pack(self.codec, kind)
         if precision == "bfloat16":
             self.acoustic_lm.to(torch.bfloat16)
         elif fast:

@@ -91,7 +91,7 @@ def test_on_every_processor_features_are_the_same_however_a_wave_is_cut(
 
 @pytest.mark.parametrize("rows", range(1, 15))
 @pytest.mark.parametrize("outputs", [5, 16, 40, 70])
-@pytest.mark.parametrize("kind", ["float32", "int8"])
+@pytest.mark.parametrize("kind", kernels.KINDS)
 def test_a_row_is_the_same_whatever_is_beside_it(rows: int, outputs: int, kind: kernels.WeightType) -> None:
     """Tiles of all heights and widths sum in one order."""
     draw = torch.Generator().manual_seed(rows)
