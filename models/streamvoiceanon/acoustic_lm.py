@@ -91,7 +91,10 @@ class AcousticLM(nn.Module):
     """Speaker condition and content codes to acoustic codes.
 
     `content_head` builds the part that predicts content codes, which training uses and generation throws away.
+    `cache_dtype` is that of the keys and values of a long sequence; None: the weights'. The kernels know bfloat16.
     """
+
+    cache_dtype: torch.dtype | None = None
 
     rotary: Tensor
 
@@ -119,9 +122,9 @@ class AcousticLM(nn.Module):
         first = self.config.acoustic_codes * torch.arange(self.config.codebooks, device=codes.device)
         return self.decoder.model.codebook_embeddings(codes + first.unsqueeze(1)).sum(-3)
 
-    def initial_state(self, batch: int, slots: int, dtype: torch.dtype | None = None) -> TransformerState:
-        """An empty cache for `batch` sequences of at most `slots` vectors; float32 unless `dtype` says otherwise."""
-        caches = new_caches(self.decoder.model.layers, batch, slots, dtype)
+    def initial_state(self, batch: int, slots: int) -> TransformerState:
+        """An empty cache for `batch` sequences of at most `slots` vectors, of `cache_dtype`."""
+        caches = new_caches(self.decoder.model.layers, batch, slots, self.cache_dtype)
         return TransformerState(caches, torch.zeros(batch, dtype=torch.int64))
 
     def slow(self, x: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState]:

@@ -225,7 +225,8 @@ def write_all(
     if not waiting:
         return
     vectors = max(vectors_needed(lm, utterances[i].prompt, len(utterances[i].content), delay) for i in waiting)
-    bytes_each = vectors * config.slow_layers * 2 * config.width * lm.embedding.weight.element_size()
+    number = (lm.cache_dtype or lm.embedding.weight.dtype).itemsize
+    bytes_each = vectors * config.slow_layers * 2 * config.width * number
     slots = max(1, min(most, len(waiting), cache_bytes // bytes_each))
     batch = WriterBatch(lm, slots, vectors)
     at: dict[int, int] = {}  # slot: index of its utterance

@@ -50,6 +50,40 @@ INLINE vec read_i16(const int16_t *w) {
     return __builtin_convertvector(__builtin_convertvector(*(const vec_i16 *)w, vec_i32), vec);
 #endif
 }
+/* bfloat16 is the upper half of a float32. */
+INLINE vec read_bf16(const uint16_t *w) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i_u *)w)), 16);
+#elif defined(__AVX2__)
+    return (vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i_u *)w)), 16);
+#else
+    vec_i32 wide;
+    for (int l = 0; l < LANES; l++) wide[l] = (int32_t)((uint32_t)w[l] << 16);
+    return (vec)wide;
+#endif
+}
+/* Numbers of a key-value cache, from `at` on: bfloat16 where `half`, else float32. */
+INLINE vec read_cache(const void *cache, int64_t at, int half) {
+    return half ? read_bf16((const uint16_t *)cache + at) : read_f32((const float *)cache + at);
+}
+INLINE float read_one(const void *cache, int64_t at, int half) {
+    if (!half) return ((const float *)cache)[at];
+    const uint32_t bits = (uint32_t)((const uint16_t *)cache)[at] << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+static void write_cache(void *cache, int64_t at, const float *x, int64_t count, int half) {
+    if (!half) {
+        memcpy((float *)cache + at, x, count * sizeof(float));
+        return;
+    }
+    for (int64_t i = 0; i < count; i++) { /* to the nearest, to the even one between two */
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        ((uint16_t *)cache)[at + i] = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    }
+}
 /* a where `mask` is all ones, b where it is zero. */
 INLINE vec choose(vec_i32 mask, vec a, vec b) { return (vec)((mask & (vec_i32)a) | (~mask & (vec_i32)b)); }
 /* e^x: 2 to the integer nearest to x log2(e), times a polynomial of what is left (|rest| < 0.35, error below 3e-7). */
@@ -86,6 +120,15 @@ static void store(const job *j, const float *line, int64_t row, int64_t out, int
     memcpy(j->y + start, sum, width * sizeof(float));
 }
 
+/* Ask for the `BYTES` that are needed 8 KB later: with few rows the processor's own guess comes too late. */
+#if LANES == 16
+#define ASK(PANEL_AT, BYTES)                                                                                         \
+    _Pragma("GCC unroll 4") for (uint64_t b = 0; b < (BYTES); b += 64)                                               \
+        __builtin_prefetch((const char *)(PANEL_AT) + 8192 + b);
+#else
+#define ASK(PANEL_AT, BYTES)
+#endif
+
 /* A tile is ROWS instants by VECS x LANES outputs, summed in registers while their weights go by. A panel has `width`
  * outputs and `depth` weights; tiles wider than one read several, side by side. */
 #define OFFSET(V) ((V) / VECS_A_PANEL * depth + (V) % VECS_A_PANEL * LANES)
@@ -102,6 +145,7 @@ static void store(const job *j, const float *line, int64_t row, int64_t out, int
         for (int64_t tap = 0; tap < j->taps; tap++) {                                                               \
             const int64_t shift = tap * j->dilation * j->inputs, end = shift + j->inputs;                           \
             for (int64_t k = shift; k < end; k++, panel += width) {                                                 \
+                ASK(panel, VECS * LANES * sizeof(TYPE))                                                             \
                 if (VECS <= ROWS) { /* what there is fewer of stays in registers beside the sums */                 \
                     vec w[VECS];                                                                                    \
                     _Pragma("GCC unroll 16") for (int v = 0; v < VECS; v++) w[v] = READ(panel + OFFSET(v));         \
@@ -391,57 +435,96 @@ INLINE vec larger(vec a, vec b) { return choose(a > b, a, b); }
 
 /* The products of a query with LANES keys, the first of them at `slot`; past `count` they mean nothing. Every one is summed
  * in the same order, whatever its place. */
-INLINE vec similarities(const float *q, const float *keys, int64_t slot, int64_t count, int64_t width, int64_t slots) {
-    const float *key[LANES];
+INLINE vec similarities(const float *q, const void *keys, int64_t slot, int64_t count, int64_t width, int64_t slots,
+                        int half) {
+    int64_t key[LANES];
     vec sum[LANES];
     for (int l = 0; l < LANES; l++) {
         const int64_t at = slot + (l < count ? l : 0);
-        key[l] = keys + (at < slots ? at : at - slots) * width;
+        key[l] = (at < slots ? at : at - slots) * width;
     }
     _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++) sum[l] = (vec){0};
     int64_t d = 0;
     for (; d + LANES <= width; d += LANES) {
         const vec now = read_f32(q + d);
-        _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++) sum[l] += now * read_f32(key[l] + d);
+        _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++) sum[l] += now * read_cache(keys, key[l] + d, half);
     }
     _Pragma("GCC unroll 4") for (int left = LANES / 2; left; left /= 2)
         _Pragma("GCC unroll 8") for (int l = 0; l < left; l++) sum[l] = fold(sum[2 * l], sum[2 * l + 1]);
     for (; d < width; d++)
-        for (int l = 0; l < LANES; l++) sum[0][l] += q[d] * key[l][d];
+        for (int l = 0; l < LANES; l++) sum[0][l] += q[d] * read_one(keys, key[l] + d, half);
     return sum[0];
 }
 
 /* out [width] = scale x the sum of `count` values, the first of them at `slot`, times their weights, oldest first. */
-INLINE void weighted_sum(const float *weight, const float *values, int64_t slot, int64_t count, int64_t width,
-                         int64_t slots, float scale, float *out) {
+INLINE void weighted_sum(const float *weight, const void *values, int64_t slot, int64_t count, int64_t width,
+                         int64_t slots, float scale, float *out, int half) {
     const int64_t run = slots - slot < count ? slots - slot : count; /* as far as the slots go, then from slot 0 */
     int64_t d = 0;
     for (; d + 4 * LANES <= width; d += 4 * LANES) {
         vec sum[4] = {0};
         for (int64_t i = 0; i < count; i++) {
-            const float *v = values + (i < run ? slot + i : i - run) * width + d;
-            _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) sum[k] += weight[i] * read_f32(v + k * LANES);
+            const int64_t v = (i < run ? slot + i : i - run) * width + d;
+            _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) sum[k] += weight[i] * read_cache(values, v + k * LANES, half);
         }
         _Pragma("GCC unroll 4") for (int k = 0; k < 4; k++) *(vec_u *)(out + d + k * LANES) = sum[k] * scale;
     }
     if (d == width) return;
     memset(out + d, 0, (width - d) * sizeof(float)); /* not a sum each: gcc would add some with and some without rounding */
     for (int64_t i = 0; i < count; i++) {
-        const float *v = values + (i < run ? slot + i : i - run) * width;
-        for (int64_t k = d; k < width; k++) out[k] += weight[i] * v[k];
+        const int64_t v = (i < run ? slot + i : i - run) * width;
+        for (int64_t k = d; k < width; k++) out[k] += weight[i] * read_one(values, v + k, half);
     }
     for (; d < width; d++) out[d] *= scale;
+}
+
+/* One stream b and one head h of `attend`; `key` and `value` are that head's caches, `weight` scratch for its window. */
+INLINE void attend_head(float *qkv, const float *rotation, void *key, void *value, int64_t position, float *y,
+                        float *weight, int64_t b, int64_t h, int64_t time, int64_t heads, int64_t width, int64_t slots,
+                        int64_t window, int half) {
+    const float root = 1.0f / sqrtf((float)width);
+    for (int64_t t = 0; t < time; t++) {
+        float *q = qkv + (((b * time + t) * 3) * heads + h) * width, *k = q + heads * width, *v = k + heads * width;
+        const float *turn = rotation + (b * time + t) * width;
+        for (int64_t i = 0; i < width; i += 2) {
+            const float c = turn[i], s = turn[i + 1], q0 = q[i], q1 = q[i + 1], k0 = k[i], k1 = k[i + 1];
+            q[i] = q0 * c - q1 * s, q[i + 1] = q0 * s + q1 * c;
+            k[i] = k0 * c - k1 * s, k[i + 1] = k0 * s + k1 * c;
+        }
+        const int64_t slot = (position + t) % slots;
+        write_cache(key, slot * width, k, width, half);
+        write_cache(value, slot * width, v, width, half);
+    }
+    for (int64_t t = 0; t < time; t++) {
+        const float *q = qkv + (((b * time + t) * 3) * heads + h) * width;
+        float *out = y + ((b * time + t) * heads + h) * width;
+        const int64_t last = position + t, first = last - window + 1 > 0 ? last - window + 1 : 0;
+        const int64_t count = last - first + 1;
+        for (int64_t i = 0; i < count; i += LANES)
+            *(vec_u *)(weight + i) = similarities(q, key, (first + i) % slots, count - i, width, slots, half) * root;
+        for (int64_t i = count; i % LANES; i++) weight[i] = -INFINITY;
+        vec most = read_f32(weight), totals = {0};
+        for (int64_t i = LANES; i < count; i += LANES) most = larger(most, read_f32(weight + i));
+        float highest = most[0], total = 0;
+        for (int l = 1; l < LANES; l++) highest = most[l] > highest ? most[l] : highest;
+        for (int64_t i = 0; i < count; i += LANES) {
+            const vec e = exponential(read_f32(weight + i) - highest);
+            *(vec_u *)(weight + i) = e;
+            totals += e;
+        }
+        for (int l = 0; l < LANES; l++) total += totals[l];
+        weighted_sum(weight, value, first % slots, count, width, slots, 1.0f / total, out, half);
+    }
 }
 
 /* Rotate queries and keys, write keys and values at their slots, and attend: qkv [batch, time, 3, heads, width],
  * rotation [batch, time, width / 2, 2], caches [streams, heads, slots, width] of which a row is
  * streams[b] (null: b), position [batch], y [batch, time, heads, width].
  * `scores` is scratch, [batch x heads, a multiple of 16 above the window]. Position p lies in slot p mod slots; a query sees the last `window`
- * positions, its own included. */
-static void attend(float *qkv, const float *rotation, float *keys, float *values, const int64_t *position,
-            const int64_t *streams, float *y, float *scores,
-            int64_t batch, int64_t time, int64_t heads, int64_t width, int64_t slots, int64_t window, int threads) {
-    const float root = 1.0f / sqrtf((float)width);
+ * positions, its own included. The caches are bfloat16 where `half`, else float32. */
+static void attend(float *qkv, const float *rotation, void *keys, void *values, const int64_t *position,
+                   const int64_t *streams, float *y, float *scores, int64_t batch, int64_t time, int64_t heads,
+                   int64_t width, int64_t slots, int64_t window, int half, int threads) {
     const int64_t room = (window + LANES - 1) / LANES * LANES;
     int64_t seen = time * batch;
     for (int64_t b = 0; b < batch; b++) seen += position[b];
@@ -450,40 +533,13 @@ static void attend(float *qkv, const float *rotation, float *keys, float *values
     for (int64_t lane = 0; lane < batch * heads; lane++) {
         const int64_t b = lane / heads, h = lane % heads;
         const int64_t cache = ((streams ? streams[b] : b) * heads + h) * slots * width;
-        float *const key = keys + cache, *const value = values + cache;
         float *const weight = scores + lane * room;
-        for (int64_t t = 0; t < time; t++) {
-            float *q = qkv + (((b * time + t) * 3) * heads + h) * width, *k = q + heads * width, *v = k + heads * width;
-            const float *turn = rotation + (b * time + t) * width;
-            for (int64_t i = 0; i < width; i += 2) {
-                const float c = turn[i], s = turn[i + 1], q0 = q[i], q1 = q[i + 1], k0 = k[i], k1 = k[i + 1];
-                q[i] = q0 * c - q1 * s, q[i + 1] = q0 * s + q1 * c;
-                k[i] = k0 * c - k1 * s, k[i + 1] = k0 * s + k1 * c;
-            }
-            const int64_t slot = (position[b] + t) % slots;
-            memcpy(key + slot * width, k, width * sizeof(float));
-            memcpy(value + slot * width, v, width * sizeof(float));
-        }
-        for (int64_t t = 0; t < time; t++) {
-            const float *q = qkv + (((b * time + t) * 3) * heads + h) * width;
-            float *out = y + ((b * time + t) * heads + h) * width;
-            const int64_t last = position[b] + t, first = last - window + 1 > 0 ? last - window + 1 : 0;
-            const int64_t count = last - first + 1;
-            for (int64_t i = 0; i < count; i += LANES)
-                *(vec_u *)(weight + i) = similarities(q, key, (first + i) % slots, count - i, width, slots) * root;
-            for (int64_t i = count; i % LANES; i++) weight[i] = -INFINITY;
-            vec most = read_f32(weight), totals = {0};
-            for (int64_t i = LANES; i < count; i += LANES) most = larger(most, read_f32(weight + i));
-            float highest = most[0], total = 0;
-            for (int l = 1; l < LANES; l++) highest = most[l] > highest ? most[l] : highest;
-            for (int64_t i = 0; i < count; i += LANES) {
-                const vec e = exponential(read_f32(weight + i) - highest);
-                *(vec_u *)(weight + i) = e;
-                totals += e;
-            }
-            for (int l = 0; l < LANES; l++) total += totals[l];
-            weighted_sum(weight, value, first % slots, count, width, slots, 1.0f / total, out);
-        }
+        if (half)
+            attend_head(qkv, rotation, (uint16_t *)keys + cache, (uint16_t *)values + cache, position[b], y, weight, b, h,
+                        time, heads, width, slots, window, 1);
+        else
+            attend_head(qkv, rotation, (float *)keys + cache, (float *)values + cache, position[b], y, weight, b, h, time,
+                        heads, width, slots, window, 0);
     }
 }
 
@@ -507,16 +563,16 @@ static void multiply(const matrix *m, int64_t kind, const float *x, const float 
 
 /* One transformer layer: x and y [batch, time, width], which may be the same; the rest as in `attend`. `scratch` holds, for each row, 5 widths and 3
  * times the hidden width, and then the scores. */
-static void transformer_layer(const layer *l, const float *x, const float *rotation, float *keys, float *values,
+static void transformer_layer(const layer *l, const float *x, const float *rotation, void *keys, void *values,
                        const int64_t *position, const int64_t *streams, float *y, float *scratch, int64_t batch,
-                       int64_t time, int64_t slots, int64_t window, int threads) {
+                       int64_t time, int64_t slots, int64_t window, int half, int threads) {
     const int64_t rows = batch * time, width = l->qkv.inputs, hidden = l->down.inputs;
     float *normed = scratch, *qkv = normed + rows * width, *middle = qkv + 3 * rows * width;
     float *gates = middle + rows * width, *gated = gates + 2 * rows * hidden, *scores = gated + rows * hidden;
     rms_norm(x, l->attention_norm, normed, rows, width, l->epsilon);
     multiply(&l->qkv, l->kind, normed, 0, qkv, rows, threads);
     attend(qkv, rotation, keys, values, position, streams, normed, scores, batch, time, l->heads, width / l->heads, slots,
-           window, threads);
+           window, half, threads);
     multiply(&l->out, l->kind, normed, x, middle, rows, threads);
     rms_norm(middle, l->feed_forward_norm, normed, rows, width, l->epsilon);
     multiply(&l->gates, l->kind, normed, 0, gates, rows, threads);
@@ -525,10 +581,10 @@ static void transformer_layer(const layer *l, const float *x, const float *rotat
 }
 
 /* Layers of one size, one after the other: `keys` and `values` hold each layer's cache. */
-void transformer_layers(const layer *const *layers, int64_t count, const float *x, const float *rotation, float *const *keys,
-                        float *const *values, const int64_t *position, const int64_t *streams, float *y, float *scratch,
-                        int64_t batch, int64_t time, int64_t slots, int64_t window, int threads) {
+void transformer_layers(const layer *const *layers, int64_t count, const float *x, const float *rotation, void *const *keys,
+                        void *const *values, const int64_t *position, const int64_t *streams, float *y, float *scratch,
+                        int64_t batch, int64_t time, int64_t slots, int64_t window, int half, int threads) {
     for (int64_t i = 0; i < count; i++, x = y)
         transformer_layer(layers[i], x, rotation, keys[i], values[i], position, streams, y, scratch, batch, time, slots,
-                          window, threads);
+                          window, half, threads);
 }

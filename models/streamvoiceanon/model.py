@@ -92,7 +92,8 @@ class StreamVoiceAnon:
 
         `precision` is that of the acoustic language model's weights: float32 is exact; int8 (a CPU with the compiled
         kernels) and bfloat16 are faster; "auto" is int8 on such a CPU, bfloat16 on a GPU, float32 elsewhere. The
-        other networks are float32, or int16 beside int8, which moves what they compute by less than a thousandth.
+        other networks are float32. Beside int8 they are int16, which moves what they compute by less than a
+        thousandth, and keys and values bfloat16.
         `voices` is what `draw_voice` draws from, mixed with noise by `alpha`. `compiled` hands what has fixed shapes to
         torch.compile, minutes at the first frame, which is for a GPU: ValueError where the kernels do the work.
         """
@@ -123,6 +124,7 @@ class StreamVoiceAnon:
             self.acoustic_lm.to(torch.bfloat16)
         elif fast:
             pack(self.acoustic_lm, "int8" if precision == "int8" else "float32")
+            self.acoustic_lm.cache_dtype = torch.bfloat16 if precision == "int8" else None
         if fast:
             for network in networks.values():
                 _own(network)

@@ -6,6 +6,7 @@ the window (content encoder) or by the refill rule (acoustic language model).
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -258,16 +259,20 @@ def run_layers(layers: nn.ModuleList, x: Tensor, caches: Sequence[KeyValueCache]
     return x
 
 
-def new_caches(layers: nn.ModuleList, batch: int, slots: int, dtype: torch.dtype | None = None) -> tuple:
-    """Return one empty cache a layer, beside the layer's weights."""
-    caches = []
-    for layer in layers:
-        gain: Tensor = layer.attention_norm.weight  # type: ignore[union-attr, assignment]
-        heads: int = layer.attention.heads  # type: ignore[union-attr, assignment]
-        shape = (batch, heads, slots, gain.shape[0] // heads)
-        keys, values = (torch.zeros(shape, dtype=dtype or gain.dtype, device=gain.device) for _ in range(2))
-        caches.append(KeyValueCache(keys, values))
-    return tuple(caches)
+def new_caches(
+    layers: nn.ModuleList, batch: int, slots: int, dtype: torch.dtype | None = None
+) -> tuple[KeyValueCache, ...]:
+    """Return one empty cache a layer, beside the layers' weights; of their type unless `dtype` says otherwise."""
+    first = layers[0]
+    gain: Tensor = first.attention_norm.weight  # type: ignore[union-attr, assignment]
+    heads: int = first.attention.heads  # type: ignore[union-attr, assignment]
+    shape = (batch, heads, slots, gain.shape[0] // heads)
+    size = math.prod(shape)
+    room = kernels.in_large_pages(torch.zeros(2 * len(layers) * size, dtype=dtype or gain.dtype, device=gain.device))
+    # Tensors of their own and not views, which could not be written while gradients are recorded.
+    strides = (math.prod(shape[1:]), math.prod(shape[2:]), shape[3], 1)
+    parts = [room.new_empty(0).set_(room.untyped_storage(), i * size, shape, strides) for i in range(2 * len(layers))]
+    return tuple(KeyValueCache(*pair) for pair in zip(parts[::2], parts[1::2], strict=True))
 
 
 class WindowedTransformer(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.streamvoiceanon import StreamVoiceAnon, kernels
+from models.streamvoiceanon.transformer import Sight, TransformerState, new_caches, rotary_table, run_layers
 
 NEEDS = {  # what gcc calls a processor, and what Linux says that it must know
     "x86-64": set(),
@@ -100,3 +101,21 @@ def test_a_row_is_the_same_whatever_is_beside_it(rows: int, outputs: int, kind: 
     together = kernels.convolve(x, packed, None)
     alone = torch.cat([kernels.convolve(x[:, i : i + 1].contiguous(), packed, None) for i in range(rows)], dim=1)
     assert torch.equal(together, alone)
+
+
+def test_keys_and_values_in_bfloat16_are_those_of_float32_but_rounded(variant_model: StreamVoiceAnon) -> None:
+    layers = variant_model.acoustic_lm.decoder.model.layers
+    head_width = layers[0].packed.weights[0].inputs // layers[0].packed.heads  # type: ignore[union-attr]
+    x = torch.randn(2, 30, layers[0].packed.weights[0].inputs)  # type: ignore[union-attr]
+    results, states = [], []
+    for dtype in (torch.float32, torch.bfloat16):
+        caches = new_caches(layers, 2, 40, dtype)
+        state = TransformerState(caches, torch.zeros(2, dtype=torch.int64))
+        for part in x.split((11, 1, 18), dim=1):
+            sight = Sight(state, part.shape[1], 40, rotary_table(head_width))
+            results.append(run_layers(layers, part, caches, sight))
+            state = state.moved(part.shape[1])
+        states.append(caches)
+    exact, rounded = torch.cat(results[:3], dim=1), torch.cat(results[3:], dim=1)
+    assert torch.equal(states[1][0].keys, states[0][0].keys.bfloat16())  # of the first layer, whose input is the same
+    assert 0 < (exact - rounded).abs().max() < 0.02 * exact.std()
