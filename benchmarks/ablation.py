@@ -4,7 +4,8 @@
 
 Speech is prepared once. All three see the same training speakers and as many steps, and are measured on the same
 held-out speakers, in the same voices. A training that is there already is resumed, so the command may be cut and
-repeated. Prints a table; figures carry 95 % intervals over speakers, and a star where the audit does not trust them.
+repeated. Prints a table, whose figures carry 95 % intervals over speakers and a star where the audit does not trust
+them, and how the losses on the held-out speakers fell.
 """
 
 import argparse
@@ -60,6 +61,12 @@ def main() -> None:
         losses = [f"{curve[key]:.3f}" if key in curve else "-" for key in ("validation.acoustic", "validation.emotion")]
         cells = [cell(name, report.metrics.get(name)) for name in AUDITED.values()]
         print(f"{title:24}{losses[0]:>14}{losses[1]:>10}" + "".join(f"{text:>34}" for text in cells))
+    print("\nheld-out speakers     step  acoustic loss  emotion distance")
+    for title, job in jobs.items():
+        for line in read_curve(job.folder / "training"):
+            if "validation.acoustic" in line:
+                emotion = f"{line['validation.emotion']:.3f}" if job.distillation_weight else "-"
+                print(f"{title:20}{line['step']:>6.0f}{line['validation.acoustic']:>15.3f}{emotion:>18}")
     print(f"\n{time.monotonic() - began:.0f} s on the clock")
 
 
