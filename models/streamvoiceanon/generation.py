@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from models.streamvoiceanon import kernels
 from models.streamvoiceanon.acoustic_lm import MAX_DELAY, AcousticLM, FastState
 from models.streamvoiceanon.state import put, take
 from models.streamvoiceanon.transformer import TransformerState
@@ -59,6 +60,8 @@ def sample(logits: Tensor, uniform: Tensor, greedy: Tensor) -> Tensor:
     best always); their logits, divided by the temperature 0.7, give the distribution to draw from.
     """
     logits = logits.float()
+    if logits.device.type == "cpu" and kernels.available():
+        return kernels.draw_codes(logits, uniform, greedy, TOP_P, TEMPERATURE)
     ordered, index = logits.sort(dim=-1, descending=True, stable=True)
     beyond = ordered.softmax(-1).cumsum(-1) > TOP_P
     beyond[:, 0] = False

@@ -588,3 +588,50 @@ void transformer_layers(const layer *const *layers, int64_t count, const float *
         transformer_layer(layers[i], x, rotation, keys[i], values[i], position, streams, y, scratch, batch, time, slots,
                           window, half, threads);
 }
+
+/* Draw a code from each row of logits [rows, codes], as `generation.sample` says it: the best where `greedy`, else the one
+ * that `uniform` [rows] falls on. `order` is scratch for 2 x codes indices, `values` for 3 x (codes + 16) numbers. */
+void draw_codes(const float *logits, const float *uniform, const uint8_t *greedy, int64_t *drawn, uint32_t *order,
+                float *values, int64_t rows, int64_t codes, float top_p, float temperature) {
+    float *const ordered = values, *const probable = ordered + codes + LANES, *const sharp = probable + codes + LANES;
+    for (int64_t row = 0; row < rows; row++, logits += codes) {
+        uint32_t *from = order, *to = order + codes;
+        for (int64_t i = 0; i < codes; i++) from[i] = i;
+        for (int shift = 0; shift < 32; shift += 8) { /* a stable sort, a byte at a time, the largest first */
+            uint32_t start[257] = {0}, bits;
+            for (int pass = 0; pass < 2; pass++) {
+                for (int64_t i = 0; i < codes; i++) {
+                    memcpy(&bits, logits + from[i], sizeof bits);
+                    if (bits == 0x80000000) bits = 0; /* -0 is 0 */
+                    const uint32_t digit = (bits ^ (bits >> 31 ? 0 : 0x7fffffff)) >> shift & 255;
+                    if (pass) to[start[digit]++] = from[i];
+                    else start[digit + 1]++;
+                }
+                for (int d = 0; !pass && d < 256; d++) start[d + 1] += start[d];
+            }
+            uint32_t *const swap = from;
+            from = to, to = swap;
+        }
+        drawn[row] = from[0];
+        if (greedy[row]) continue;
+        for (int64_t i = 0; i < codes; i++) ordered[i] = logits[from[i]] - logits[from[0]];
+        for (int64_t i = codes; i % LANES; i++) ordered[i] = -INFINITY;
+        double all = 0, mass = 0, kept = 0, reached = 0;
+        for (int64_t i = 0; i < codes; i += LANES) {
+            *(vec_u *)(probable + i) = exponential(read_f32(ordered + i));
+            *(vec_u *)(sharp + i) = exponential(read_f32(ordered + i) / temperature);
+        }
+        for (int64_t i = 0; i < codes; i++) all += probable[i];
+        int64_t most = 0;
+        for (; most < codes; most++) {
+            mass += probable[most];
+            if (most && mass > top_p * all) break;
+            kept += sharp[most];
+        }
+        for (int64_t i = 0; i < most; i++) {
+            reached += sharp[i];
+            drawn[row] = from[i];
+            if (reached > uniform[row] * kept) break;
+        }
+    }
+}

@@ -80,6 +80,7 @@ _SIGNATURES = {
     "convolve_f32": [_POINTER, _POINTER, _LONG, _INT],
     "convolve_i8": [_POINTER, _POINTER, _LONG, _INT],
     "convolve_i16": [_POINTER, _POINTER, _LONG, _INT],
+    "draw_codes": [*[_POINTER] * 6, _LONG, _LONG, ctypes.c_float, ctypes.c_float],
     "rms_norm": [*[_POINTER] * 3, _LONG, _LONG, ctypes.c_float],
     "residual_blocks": [_POINTER, _LONG, _LONG, *[_POINTER] * 5, *[_LONG] * 4, _INT],
     "convnext_block": [*[_POINTER] * 6, _LONG, _LONG, _INT],
@@ -262,6 +263,17 @@ def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
     y = torch.empty_like(x)
     _loaded().rms_norm(x.data_ptr(), gain.data_ptr(), y.data_ptr(), x.numel() // len(gain), len(gain), epsilon)
     return y
+
+
+def draw_codes(logits: Tensor, uniform: Tensor, greedy: Tensor, top_p: float, temperature: float) -> Tensor:
+    """Map logits [B, codes] to codes [B], as `generation.sample` does."""
+    logits, uniform, greedy = logits.contiguous(), uniform.contiguous(), greedy.contiguous()
+    rows, codes = logits.shape
+    drawn = torch.empty(rows, dtype=torch.int64)
+    order, values = torch.empty(2 * codes, dtype=torch.int32), torch.empty(3 * (codes + PANEL))
+    scratch = (tensor.data_ptr() for tensor in (logits, uniform, greedy, drawn, order, values))
+    _loaded().draw_codes(*scratch, rows, codes, top_p, temperature)
+    return drawn
 
 
 class PackedLayer:

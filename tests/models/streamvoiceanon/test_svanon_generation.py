@@ -22,6 +22,15 @@ def voices(tiny_model: StreamVoiceAnon, prompt_wave: Tensor, speech) -> list[Voi
     return [tiny_model.make_voice(prompt_wave), tiny_model.make_voice(speech(0.5))]
 
 
+@pytest.fixture(params=[True, False], ids=["kernels", "torch"])
+def either_sampler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sampling by the kernels, and as it is on a GPU."""
+    if request.param and not kernels.available():
+        pytest.skip("needs a C compiler")
+    monkeypatch.setattr(kernels, "available", lambda: request.param)
+
+
+@pytest.mark.usefixtures("either_sampler")
 def test_the_likeliest_codes_are_drawn_and_no_others() -> None:
     """Probabilities .5 .15 .3 .05: top-p 0.7 keeps the first alone, since two sum to 0.8."""
     logits = torch.tensor([[0.5, 0.15, 0.3, 0.05]]).log().repeat(5, 1)
@@ -29,6 +38,7 @@ def test_the_likeliest_codes_are_drawn_and_no_others() -> None:
     assert sample(logits, uniform, torch.zeros(5, dtype=torch.bool)).tolist() == [0] * 5
 
 
+@pytest.mark.usefixtures("either_sampler")
 def test_draws_follow_the_tempered_probabilities() -> None:
     """Probabilities .35 .3 .2 .15: 0.65 is within 0.7, so two are kept, at (.35 / .3) ** (1 / 0.7) to 1."""
     logits = torch.tensor([[0.3, 0.15, 0.35, 0.2]]).log().repeat(1000, 1)
@@ -38,9 +48,24 @@ def test_draws_follow_the_tempered_probabilities() -> None:
     assert float((drawn == 2).float().mean()) == pytest.approx(ratio / (1 + ratio), abs=2e-3)
 
 
+@pytest.mark.usefixtures("either_sampler")
 def test_greedy_takes_the_best_whatever_the_draw() -> None:
     logits = torch.tensor([[0.0, 2.0, 1.9], [3.0, 0.0, 2.9]])
     assert sample(logits, torch.tensor([0.99, 0.99]), torch.tensor([True, True])).tolist() == [1, 0]
+
+
+@needs_kernels
+@pytest.mark.parametrize("spread", [0.5, 1.0, 4.0, 50.0])
+@pytest.mark.parametrize("codes", [1, 5, 17, 256, 1000])
+def test_the_kernels_draw_what_torch_draws(codes: int, spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(codes)
+    logits = (spread * torch.randn(1000, codes, generator=draw)).round(decimals=1)  # with ties: the first wins
+    uniform, greedy = torch.rand(1000, generator=draw), torch.rand(1000, generator=draw) < 0.1
+    drawn = sample(logits, uniform, greedy)
+    monkeypatch.setattr(kernels, "available", lambda: False)
+    different = drawn != sample(logits, uniform, greedy)
+    assert not different[greedy].any()
+    assert different.float().mean() <= 0.002  # a draw within a rounding of the border between two codes
 
 
 @needs_kernels
