@@ -1,100 +1,198 @@
 """What pairs and distillation each do: one base fine-tuned three ways on the same speech, and audited four times.
 
+    export VOXVEIL_KEY=…
     python -m benchmarks.ablation --config mini --index corpus/index.parquet --model base/ --output FOLDER
 
-Speech is prepared once. All three see the same training speakers and as many steps, and are measured on the same
-held-out speakers, in the same voices. A training that is there already is resumed, so the command may be cut and
-repeated. Prints a table, whose figures carry 95 % intervals over speakers and a star where the audit does not trust
-them, and how the losses on the held-out speakers fell.
+`--index` has speakers and emotions, and holds its audio (`voxveil prepare folder … --embed`). A third of its speakers
+are set aside before anything else and heard by no training; of the others some are held out to choose each training's
+best step. All three trainings see the same speakers for as many steps, and all four models are measured on the same
+speech in the same voices. Where no distillation moves the model, a probe learns beside it what the hidden states tell
+of the teacher's frames. `--words` names speech in the recogniser's language, with texts, for the word error rate.
+
+Trainings that are there already are resumed, so the command may be cut and repeated. Prints a table, whose figures
+carry 95 % intervals over speakers and a star where the audit does not trust them, and how the losses of held-out
+speakers fell.
 """
 
 import argparse
 import os
 import shutil
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
 from rich.console import Console
 
-from governance.report import Report
+from governance.report import Figure, Report
+from metrics.intervals import ratio_estimate
+from metrics.recognition import count_errors
+from models import registry
+from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
+from models.whisper import Whisper
+from operators.decode import Decode, decode_wave
+from operators.schema import InputError
 from pipelines.cluster import ray_session
 from pipelines.finetune import export_finetune, feed_of, prepare_finetune, run_finetune
-from pipelines.finetune_evaluation import audit_of, write_held_out, write_voices
+from pipelines.finetune_evaluation import audit_of, one_key, write_voices
 from pipelines.progress import Track, tracking_progress
 from pipelines.release import run_job
+from pipelines.survey import open_index
 from pipelines.training.finetune_job import FinetuneJob, load_finetune
 from pipelines.training.loop import read_curve
 from pipelines.training.model_folder import read_base
-from pipelines.training.prepared import read_prepared
 from pipelines.training.told import cell
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, object]] = {
     "no pairs": {"pairing": "speaker", "distillation_weight": 0.0},
     "pairs": {"pairing": "emotional", "distillation_weight": 0.0},
     "pairs + distillation": {"pairing": "emotional"},
 }
 AUDITED = {
-    "UAR": "utility.uar.anonymized",
+    "UAR": "utility.uar.{view}",
     "emotion heard alike": "utility.emotion_agreement",
-    "WER": "utility.wer.anonymized",
+    "pitch correlation": "utility.pitch_correlation",
     "EER, lazy-informed": "privacy.lazy_informed.eer",
 }
+UNPROTECTED = {"EER, lazy-informed": "privacy.unprotected.eer"}
+SET_ASIDE, SEED = 1 / 3, 0
+WHISPER_RATE, LONGEST = 16_000, 60.0  # hertz, seconds
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model, audited; `view` says whose speech the figures are of."""
+
+    report: Report
+    view: str
+    wer: Figure | None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="mini")
     parser.add_argument("--index", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--words", help="index of speech with texts in the recogniser's language")
+    parser.add_argument("--utterances", type=int, default=40, help="how many of --words are spoken")
     options = parser.parse_args()
-    given = {"index": options.index, "model": options.model, "output": options.output}
-    jobs = {
-        title: load_finetune(options.config, **given, name=title.replace(" ", "-").replace("+", "and"), **changed)
-        for title, changed in VARIANTS.items()
+    heard, unheard = set_aside(options.index, options.output)
+    given: dict[str, object] = {
+        "index": heard,
+        "model": options.model,
+        "output": options.output,
+        "evaluation_index": unheard,
     }
+    jobs = {title: job_of(options.config, title, given, changed) for title, changed in VARIANTS.items()}
     began = time.monotonic()
-    with tracking_progress(Console(stderr=True)) as track, ray_session():
-        rows = measure(jobs, track)
-    print(f"{'':24}{'acoustic loss':>14}{'emotion':>10}" + "".join(f"{name:>34}" for name in AUDITED))
-    for title, (curve, report) in rows.items():
-        losses = [f"{curve[key]:.3f}" if key in curve else "-" for key in ("validation.acoustic", "validation.emotion")]
-        cells = [cell(name, report.metrics.get(name)) for name in AUDITED.values()]
-        print(f"{title:24}{losses[0]:>14}{losses[1]:>10}" + "".join(f"{text:>34}" for text in cells))
+    with tracking_progress(Console(stderr=True)) as track, ray_session(), one_key():
+        rows = measure(jobs, options.words, options.utterances, track)
+    print_table(rows)
     print("\nheld-out speakers     step  acoustic loss  emotion distance")
     for title, job in jobs.items():
         for line in read_curve(job.folder / "training"):
             if "validation.acoustic" in line:
-                emotion = f"{line['validation.emotion']:.3f}" if job.distillation_weight else "-"
-                print(f"{title:20}{line['step']:>6.0f}{line['validation.acoustic']:>15.3f}{emotion:>18}")
+                losses = line["validation.acoustic"], line["validation.emotion"]
+                print(f"{title:20}{line['step']:>6.0f}{losses[0]:>15.3f}{losses[1]:>18.3f}")
     print(f"\n{time.monotonic() - began:.0f} s on the clock")
 
 
-def measure(jobs: dict[str, FinetuneJob], track: Track) -> dict[str, tuple[dict[str, float], Report]]:
-    """Train, export and audit; return the held-out figures of the best step and the report of each, the base first."""
+def job_of(config: str, title: str, given: Mapping[str, object], changed: Mapping[str, object]) -> FinetuneJob:
+    """Return a variant's job, which runs all its steps."""
+    job = load_finetune(config, **given, name=title.replace(" ", "-").replace("+", "and"), **changed)
+    return job.model_copy(update={"training": job.training.model_copy(update={"patience": None})})
+
+
+def set_aside(index: str, output: Path) -> tuple[str, str]:
+    """Write an index of the speakers to train on and one of those to measure; return both. Raises InputError."""
+    table = open_index(index)[0].to_table()
+    if pc.any(pc.is_null(pc.struct_field(table["audio"], "bytes"))).as_py():
+        raise InputError(f"{index}: some audio lies in files beside the index: `voxveil prepare folder … --embed`")
+    speakers = np.random.default_rng(SEED).permutation(sorted(set(table["speaker_id"].to_pylist())))
+    chosen = pc.is_in(table["speaker_id"], pc.cast(list(speakers[: round(len(speakers) * SET_ASIDE)]), "string"))
+    output.mkdir(mode=0o700, parents=True, exist_ok=True)
+    written = []
+    for name, part in (("heard", table.filter(pc.invert(chosen))), ("unheard", table.filter(chosen))):
+        path = output / f"{name}.parquet"
+        path.touch(mode=0o600)
+        pq.write_table(part, path, row_group_size=16)
+        written.append(str(path.absolute()))
+    return written[0], written[1]
+
+
+def measure(jobs: Mapping[str, FinetuneJob], words: str | None, utterances: int, track: Track) -> dict[str, Row]:
+    """Train, export and audit; return the original speech, the base and each variant."""
     first = next(iter(jobs.values()))
     prepared = prepare_finetune(first, track)
     feed = feed_of(first, read_base(first.model), prepared)
-    index = str(write_held_out(first, feed))
     voices = str(write_voices(first, feed, prepared.recipe.frame_rate))
-    rows: dict[str, tuple[dict[str, float], Report]] = {"base": ({}, audit(first, index, first.model, voices, track))}
+    report = audit(first, first.model, voices, track)
+    rows = {
+        "original": Row(report, "original", spoken_wer(None, voices, words, utterances)),
+        "base": Row(report, "anonymized", spoken_wer(first.model, voices, words, utterances)),
+    }
     for title, job in jobs.items():
         track.say(f"-- {title}")
         if not (job.folder / "prepared").exists():
-            shutil.copytree(prepared.folder, job.folder / "prepared", copy_function=os.link)
-        read_prepared(job.folder / "prepared", "this benchmark")
+            partial = job.folder / ".prepared"
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(prepared.folder, partial, copy_function=os.link)
+            partial.rename(job.folder / "prepared")
         ending = run_finetune(job, (job.folder / "training").exists(), track)
-        export_finetune(job, track)
-        best = next(line for line in read_curve(job.folder / "training") if line["step"] == ending.best_step)
-        if not job.distillation_weight:
-            best.pop("validation.emotion", None)  # of a head that was never trained
-        rows[title] = best, audit(job, index, str(job.folder / "model"), voices, track)
+        if ending.ended != "done":
+            raise RuntimeError(f"the training {title!r} ended early: {ending.ended}, {ending.detail}")
+        model = str(export_finetune(job, track).folder)
+        rows[title] = Row(audit(job, model, voices, track), "anonymized", spoken_wer(model, voices, words, utterances))
     return rows
 
 
-def audit(job: FinetuneJob, index: str, model: str, voices: str, track: Track) -> Report:
+def audit(job: FinetuneJob, model: str, voices: str, track: Track) -> Report:
     """Return the report on one model."""
-    return run_job(audit_of(job, index, model, voices), "audit", False, track).report
+    return run_job(audit_of(job, str(job.evaluation_index), model, voices), "audit", False, track).report
+
+
+def spoken_wer(model: str | None, voices: str, index: str | None, utterances: int) -> Figure | None:
+    """Return how many words the embedded recogniser misses of `utterances` from an index, as a model speaks them.
+
+    None for `model` is the speech itself; None for `index` measures nothing.
+    """
+    if index is None:
+        return None
+    dataset, folder = open_index(index)
+    rows = dataset.to_table(columns=["speaker_id", "text", "audio"]).to_pylist()
+    rows = rows[:: max(1, len(rows) // utterances)][:utterances]
+    anonymizer = None if model is None else StreamVoiceAnon.from_pretrained(model)
+    rate = WHISPER_RATE if anonymizer is None else anonymizer.sample_rate
+    reader = Decode(folder, rate, LONGEST)
+    waves = [torch.from_numpy(decode_wave(reader.read(row["audio"]), rate, LONGEST)) for row in rows]
+    if anonymizer is not None:
+        bank = VoiceBank.load(Path(voices))
+        waves = anonymizer.anonymize(waves, [bank.draw(seed) for seed in range(len(rows))], seeds=range(len(rows)))
+    whisper = Whisper(registry.resolve(registry.PROFILES["embedded"]["whisper"]).path)
+    heard = whisper.transcribe(whisper.encode([wave.numpy() for wave in waves]))
+    counts = count_errors([row["text"] for row in rows], heard, "en")
+    return Figure.of(
+        ratio_estimate(counts.word_errors, counts.reference_words, [row["speaker_id"] for row in rows], SEED)
+    )
+
+
+def print_table(rows: Mapping[str, Row]) -> None:
+    """Print a line for each model."""
+    print(f"{'':22}" + "".join(f"{name:>28}" for name in (*AUDITED, "WER (--words)")))
+    for title, row in rows.items():
+        cells = []
+        for name, metric in AUDITED.items():
+            wanted = metric.format(view=row.view)
+            if row.view == "original":  # of which not every figure speaks
+                wanted = UNPROTECTED.get(name, wanted if wanted != metric else "")
+            cells.append(cell(metric.format(view="anonymized"), row.report.metrics.get(wanted)))
+        cells.append(cell("utility.wer.anonymized", row.wer))
+        print(f"{title:22}" + "".join(f"{text:>28}" for text in cells))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ MLflow does not answer the curve waits here, and the training goes on; what need
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 METRICS_AT_ONCE = 900  # MLflow's limit is 1,000
 Line = Mapping[str, float]
+AUDIT_TAG, PASSED = "audit", "passed"  # of a registered version
 
 
 class TrainingRecord:
@@ -46,6 +48,9 @@ class TrainingRecord:
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _: TracebackType | None) -> None:
         if kind is None:
             self._send()
+        elif self._client is not None:
+            with suppress(Exception):  # what went wrong is told by what is already on its way
+                self._client.set_terminated(self._run_id, "KILLED" if kind is KeyboardInterrupt else "FAILED")
 
     @property
     def run_id(self) -> str:
@@ -132,20 +137,23 @@ class TrainingRecord:
     def register(self, name: str, folder: Path, lineage: Mapping[str, str]) -> str:
         """Keep a model folder as the newest version of a registered model, without an alias; return the version.
 
+        Each lies under the `weights` digest of its lineage, so that a later export never changes what a version is.
         Raises TrackingUnavailable.
         """
         from mlflow.exceptions import MlflowException
 
+        path = f"model-{lineage['weights']}"
+
         with told_in_one_line(self.uri), patience(WORK):
             client = self.client
-            client.log_artifacts(self.run_id, str(folder), "model")
+            client.log_artifacts(self.run_id, str(folder), path)
             try:
                 client.create_registered_model(name, description="Speaker anonymizers fine-tuned by voxveil.")
             except MlflowException as fault:
                 if fault.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            source = f"{client.get_run(self.run_id).info.artifact_uri}/model"
-            tags = {safe_key(key): str(value) for key, value in lineage.items()} | {"audit": "not audited"}
+            source = f"{client.get_run(self.run_id).info.artifact_uri}/{path}"
+            tags = {safe_key(key): str(value) for key, value in lineage.items()} | {AUDIT_TAG: "not audited"}
             version = client.create_model_version(name, source, self.run_id, tags=tags)
             client.set_terminated(self.run_id, "FINISHED")
             return str(version.version)
@@ -158,7 +166,7 @@ class TrainingRecord:
         """
         with told_in_one_line(self.uri), patience(WORK):
             client = self.client
-            client.set_model_version_tag(name, version, "audit", refusal or "passed")
+            client.set_model_version_tag(name, version, AUDIT_TAG, refusal or PASSED)
             holds = alias in client.get_model_version(name, version).aliases
             if refusal is None:
                 client.set_registered_model_alias(name, alias, version)

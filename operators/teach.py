@@ -26,7 +26,7 @@ class TeacherKind:
 TEACHERS = {
     "whisper": TeacherKind(registry.PROFILES["embedded"]["whisper"], None),
     "wav2vec2": TeacherKind(registry.PROFILES["standard"]["emotion"], CLASSES),
-    "emotion2vec": TeacherKind(None, (*CLASSES, "disgust", "fear", "surprise")),
+    "emotion2vec": TeacherKind(None, (*CLASSES, "disgust", "disgusted", "fear", "fearful", "surprise", "surprised")),
 }
 
 

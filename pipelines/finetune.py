@@ -118,7 +118,7 @@ def check_emotion2vec(path: Path) -> None:
     except ValueError as fault:
         raise InputError(str(fault)) from None
     if importlib.util.find_spec("funasr") is None:
-        raise InputError("the teacher emotion2vec needs the package funasr: pip install funasr")
+        raise InputError("the teacher emotion2vec needs the package funasr: pip install 'voxveil[emotion2vec]'")
 
 
 def pair_settings(job: FinetuneJob, config: "Config") -> PairSettings:
@@ -157,7 +157,10 @@ def build_finetune(job: FinetuneJob) -> "tuple[LanguageModelTask, CodesFeed]":
         width = int(feed.rows.read(some, feed.columns)["teacher"].size // feed.rows.spoken[some].frames)
     lm = language_model(base.config.acoustic_lm, base.states["acoustic_lm"], job.training.seed)
     config = LanguageModelTaskConfig(
-        teacher_width=width, distillation=job.distillation, distillation_weight=job.distillation_weight
+        teacher_width=width,
+        distillation=job.distillation,
+        distillation_weight=job.distillation_weight,
+        seed=job.training.seed,
     )
     return LanguageModelTask(lm, config), feed
 
@@ -257,6 +260,7 @@ def export_finetune(job: FinetuneJob, track: "Track") -> Exported:
     }
     model = job.folder / "model"
     write_model(model, base, task.export(), lineage)
+    lineage["weights"] = digest_of(registry.digest(model))
     track.say(f"the model of step {progress.step} is in {model}")
     if job.samples:
         write_samples(job.folder / "samples", str(base.folder), model, feed, job.samples, prepared.recipe.frame_rate)

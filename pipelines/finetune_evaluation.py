@@ -1,7 +1,9 @@
 """The audit of a fine-tuning: base and result attacked alike, a table before and after, and leave to use it or not."""
 
 import math
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +16,12 @@ from governance.policy import load_policy
 from governance.report import Figure, Report
 from governance.tracking import tracking_uri
 from governance.training_record import TrainingRecord
+from models import registry
 from operators.decode import Decode, Unusable
 from operators.schema import AUDIO_TYPE, InputError
+from pipelines.anonymize import digest_of
 from pipelines.cluster import ray_session
-from pipelines.config import Job, load_job
+from pipelines.config import Job, ephemeral_key, load_job
 from pipelines.finetune import feed_of, read_document, same_base, write_document
 from pipelines.release import run_job
 from pipelines.survey import open_index
@@ -36,6 +40,7 @@ COMPARED = (
     ("lazy-informed attacker errs (EER)", "privacy.unprotected.eer", "privacy.lazy_informed.eer"),
     ("semi-informed attacker errs (EER)", "privacy.unprotected.eer", "privacy.semi_informed.eer"),
     ("emotion heard alike", None, "utility.emotion_agreement"),
+    ("pitch moves alike (correlation)", None, "utility.pitch_correlation"),
     ("sound (DNSMOS, 1 to 5)", "utility.dnsmos.original", "utility.dnsmos.anonymized"),
 )
 ROWS_AT_ONCE = 16
@@ -71,11 +76,15 @@ def evaluate_finetune(job: FinetuneJob, track: "Track") -> Judgement:
     prepared = read_prepared(job.folder / "prepared", "voxveil finetune prepare")
     base = same_base(job, prepared)
     exported = read_document(job.folder / "model.json", "voxveil finetune export")
+    if exported["weights"] != digest_of(registry.digest(job.folder / "model")):
+        raise InputError(f"{job.folder / 'model'} is not what version {exported['version']} is: export it again")
     feed = feed_of(job, base, prepared)
+    if job.evaluation_index:
+        check_unheard(job.evaluation_index, feed)
     index = job.evaluation_index or str(write_held_out(job, feed))
     voices = job.voices or str(write_voices(job, feed, prepared.recipe.frame_rate))
     audits: dict[str, tuple[Report, Path]] = {}
-    with ray_session():
+    with ray_session(), one_key():
         for when, model in (("before", base.folder), ("after", job.folder / "model")):
             track.say(f"audit {when} fine-tuning: {model}")
             audit = audit_of(job, index, str(model), voices)
@@ -90,6 +99,31 @@ def evaluate_finetune(job: FinetuneJob, track: "Track") -> Judgement:
         record.judged(job.name, exported["version"], job.alias, refusal)
     write_document(job.folder / "result.json", as_document(judgement))
     return judgement
+
+
+def check_unheard(index: str, feed: "CodesFeed") -> None:
+    """Raise InputError where a training speaker is among those that are to be audited."""
+    trained = {utterance.speaker_id for utterance in feed.corpus.training}
+    heard = sorted(trained & {str(speaker) for speaker in open_index(index)[0].to_table(["speaker_id"])[0].to_pylist()})
+    if heard:
+        raise InputError(
+            f"evaluation_index: {len(heard)} of its speakers were trained on ({', '.join(heard[:5])}); leave them out, "
+            "or give them other ids where they are other people"
+        )
+
+
+@contextmanager
+def one_key() -> Iterator[None]:
+    """Give all audits within one key, where the environment has none: models are compared in the same voices."""
+    variable = Job.model_fields["key_env"].default
+    if os.environ.get(variable):
+        yield
+        return
+    os.environ[variable] = ephemeral_key().hex()
+    try:
+        yield
+    finally:
+        del os.environ[variable]
 
 
 def audit_of(job: FinetuneJob, index: str, model: str, voices: str) -> Job:
@@ -112,11 +146,10 @@ def refuse(report: Report) -> str | None:
 
 
 def compare(before: Report, after: Report) -> tuple[Comparison, ...]:
-    """Return the table: the original speech, and what is left of it with each model."""
+    """Return the table: the original speech, and what each model leaves of it; None where nothing was measured."""
     return tuple(
         Comparison(title, name, before.metrics.get(original or ""), before.metrics.get(name), after.metrics.get(name))
         for title, original, name in COMPARED
-        if name in before.metrics or name in after.metrics
     )
 
 
@@ -153,6 +186,7 @@ def write_held_out(job: FinetuneJob, feed: "CodesFeed") -> Path:
     schema = pa.schema([*((name, pa.string()) for name in names), ("audio", AUDIO_TYPE)])
     path = job.folder / "evaluation.parquet"
     partial = path.with_name(f".{path.name}")
+    partial.touch(mode=0o600)
     with pq.ParquetWriter(partial, schema) as writer:
         found = dataset.filter(pds.field("utt_id").isin(pa.array(sorted(wanted))))
         for batch in found.to_batches(columns=[*names, "audio"], batch_size=ROWS_AT_ONCE, batch_readahead=1):

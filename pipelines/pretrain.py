@@ -69,7 +69,7 @@ def pretrain(stage: Stage, job: PretrainJob, resume: bool, track: "Track") -> "E
             ending = train_on_ray(build_stage, {"stage": stage, "job": job}, job.training, folder, watch)
             record.ended(ending.ended)
     if ending.ended != "not finite":
-        put_into_model(stage, job, base, training_digest(description))
+        put_into_model(stage, job, training_digest(description))
         track.say(f"the {NETWORKS[stage]} of step {ending.best_step} is in {job.model}")
     return ending
 
@@ -204,10 +204,14 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
     return ContentTask(network, sizes.frames, wanted), feed
 
 
-def put_into_model(stage: Stage, job: PretrainJob, base: Base, training: str) -> None:
-    """Replace one network of the model folder by the best weights of its training; the folder changes at once."""
+def put_into_model(stage: Stage, job: PretrainJob, training: str) -> None:
+    """Replace one network of the model folder by the best weights of its training; the folder changes at once.
+
+    The others are those of the folder as it is now: another stage may have ended since this one began.
+    """
     from pipelines.training.checkpoints import load_best
 
+    base = base_of(stage, job)
     task, _ = build_stage(stage, job)
     load_best(job.folder(stage) / "training", {name: task.players[name] for name in task.exported})
     partial = job.model.with_name(f".{job.model.name}-{uuid.uuid4().hex}")

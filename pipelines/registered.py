@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from governance.tracking import open_client, patience, told_in_one_line, tracking_uri
+from governance.training_record import AUDIT_TAG, PASSED
 from operators.schema import InputError
 from pipelines.config import Job
 
@@ -23,31 +24,34 @@ def download_model(uri: str, output: Path) -> Path:
     """Return a folder below `output`, where all workers reach it, with the files of a registered version.
 
     An alias is resolved once, here, so that a run and its resumption use one version. The folder is named after model
-    and version, and downloaded once. Raises InputError where there is no such version, TrackingUnavailable where MLflow
-    does not answer.
+    and version, and downloaded once. Raises InputError where there is no such version, or one that was not audited or
+    did not pass, TrackingUnavailable where MLflow does not answer.
     """
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     name, version = read_uri(uri)
-    tracking, missing = tracking_uri(output), None
+    tracking, missing, audit = tracking_uri(output), None, PASSED
     with told_in_one_line(tracking), patience(DOWNLOAD):
         client = open_client(tracking)
         try:
             if version.startswith("@"):
                 version = str(client.get_model_version_by_alias(name, version[1:]).version)
+            audit = client.get_model_version(name, version).tags.get(AUDIT_TAG, PASSED)
             source = client.get_model_version_download_uri(name, version)
         except MlflowException as fault:
             if fault.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             missing = fault.message
         folder = output / "models" / quote(name, safe="") / version
-        if missing is None and not folder.is_dir():
+        if missing is None and audit == PASSED and not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
                 Path(download_artifacts(source, dst_path=scratch, tracking_uri=tracking)).rename(folder)
     if missing is not None:
         raise InputError(f"{uri}: MLflow's registry has no such version: {missing}")
+    if audit != PASSED:
+        raise InputError(f"{uri}: version {version} did not pass its audit ({audit}): take one that did, by its alias")
     return folder
 
 

@@ -130,7 +130,7 @@ def build(
     from models.streamvoiceanon import CheckpointError, StreamVoiceAnon
 
     try:
-        loaded = StreamVoiceAnon.from_pretrained(model)
+        loaded = StreamVoiceAnon.from_pretrained(model, precision="float32")  # computed once, used for long
         count, left_out = build_voice_bank(index, output, loaded, prompts_per_voice, seconds, average, neutral)
     except (CheckpointError, ValueError, OSError) as error:
         raise InputError(str(error)) from None

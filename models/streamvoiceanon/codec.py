@@ -75,14 +75,14 @@ class ParallelBlock(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(channels, kernel, dilations) for kernel in kernels)
 
     def pack(self, kind: kernels.WeightType) -> None:
-        """Hold the weights for inference on a CPU, in float32 whatever `kind`."""
+        """Hold the weights for inference on a CPU, in float32 or, with another `kind`, in what tiles take."""
         convolutions = [
             [causal.conv for pair in zip(block.convs1, block.convs2, strict=True) for causal in pair]  # type: ignore[arg-type]
             for block in self.blocks
         ]
         self.packed = kernels.PackedResidualBlocks(
             [
-                [(kernels.pack_residual(c.weight.transpose(1, 2)), c.bias, c.dilation[0]) for c in branch]
+                [(kernels.pack_residual(c.weight.transpose(1, 2), kind), c.bias, c.dilation[0]) for c in branch]
                 for branch in convolutions
             ]
         )

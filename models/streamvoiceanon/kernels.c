@@ -2,7 +2,7 @@
  *
  * What they are for: one frame of a live stream multiplies every weight with one to four rows, so the time is that of
  * reading the weights. They are kept packed, in float32, or in int16 or int8 with a scale an output, in panels that are read
- * once from front to back and widened in registers. Every output is one chain of fused multiply-adds in the order of its
+ * once from front to back and widened in registers. Every output is one chain of fused multiply-adds (in tiles.h: of a tile's steps) in the order of its
  * inputs, whatever else is in the batch, so a row's result depends on that row alone, to the last bit.
  *
  * Audio features are [batch, time, channels], float32, contiguous.

@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -142,10 +143,10 @@ def _loaded() -> ctypes.CDLL:
 
 
 def in_large_pages(fresh: Tensor) -> Tensor:
-    """Ask the system to keep a new tensor in large pages, and return it.
+    """Ask the system to keep a tensor that nobody has written to yet in large pages, and return it.
 
-    What is read once a frame is read twice as fast so: there are 500 times fewer pages to find. Where the system has
-    no such pages nothing happens.
+    Of what is read once a frame there are then 500 times fewer pages to find. Where the system has none of them nothing
+    happens.
     """
     if hasattr(mmap, "MADV_HUGEPAGE") and fresh.device.type == "cpu":
         start = -(-fresh.data_ptr() // LARGE_PAGE) * LARGE_PAGE
@@ -160,15 +161,16 @@ class _Shelf:
 
     def __init__(self) -> None:
         self._free = torch.empty(0, dtype=torch.uint8)
+        self._one_at_a_time = threading.Lock()
 
     def put(self, tensor: Tensor) -> Tensor:
         """Return a copy of a tensor on the shelf, which stays as long as any of its tensors does."""
         room = -(-tensor.nbytes // LINE) * LINE
-        if len(self._free) < room:
-            self._free = in_large_pages(torch.empty(max(room, SHELF), dtype=torch.uint8))
-            self._free = self._free[-self._free.data_ptr() % LINE :]
-        taken, self._free = self._free[: tensor.nbytes], self._free[room:]
-        return taken.view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        with self._one_at_a_time, torch.inference_mode(False), torch.no_grad():
+            if len(self._free) < room:
+                self._free = in_large_pages(torch.empty(max(room, SHELF), dtype=torch.uint8))
+            taken, self._free = self._free[: tensor.nbytes], self._free[room:]
+            return taken.view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
 _shelf = _Shelf()
@@ -177,9 +179,9 @@ _shelf = _Shelf()
 class PackedWeights(NamedTuple):
     """Weights of a convolution (or a matrix: one tap) as the kernels read them."""
 
-    panels: Tensor  # [panels, taps x inputs, 16 x vecs]
+    panels: Tensor  # [panels, taps x inputs, 16 x vecs]; for tiles as `pack_residual` says
     scale: Tensor | None  # float32 [outputs], of integers
-    vecs: int
+    vecs: int  # 0: for tiles
     taps: int
     inputs: int
     outputs: int
@@ -204,20 +206,22 @@ def pack_weights(weight: Tensor, kind: WeightType) -> PackedWeights:
     return PackedWeights(packed, scale, vecs, taps, inputs, outputs, function)
 
 
-def pack_residual(weight: Tensor) -> PackedWeights:
-    """Pack weights [channels, taps, channels] for `PackedResidualBlocks`, for tiles where this processor has them.
+def pack_residual(weight: Tensor, kind: WeightType) -> PackedWeights:
+    """Pack weights [channels, taps, channels] for `PackedResidualBlocks`: float32, or where `kind` is less exact and
+    this processor has tiles, for those.
 
-    Each weight is then two bfloat16 numbers, whose sum has the 16 leading bits of it.
+    Each weight is then two bfloat16 numbers, whose sum has the 16 leading bits of it: [blocks of 16 outputs, taps,
+    blocks of inputs, high and low, pairs of inputs, 16 outputs, 2].
     """
     outputs, taps, inputs = weight.shape
-    if not has_tiles() or inputs != outputs or (inputs != PANEL and inputs % (2 * PANEL)):
+    if kind == "float32" or not has_tiles() or inputs != outputs or (inputs != PANEL and inputs % (2 * PANEL)):
         return pack_weights(weight, "float32")
     weight = weight.detach().float()
     high = weight.bfloat16()
     halves = torch.stack([high, (weight - high.float()).bfloat16()])
     parted = halves.unflatten(3, (-1, min(inputs, 2 * PANEL) // 2, 2)).unflatten(1, (-1, PANEL))
-    panels = parted.permute(1, 3, 4, 0, 5, 2, 6)  # (blocks of outputs, taps, of inputs, 2, pairs, 16, 2)
-    return PackedWeights(_shelf.put(panels), None, 0, taps, inputs, outputs, "residual_blocks")
+    panels = _shelf.put(parted.permute(1, 3, 4, 0, 5, 2, 6))
+    return PackedWeights(panels, None, 0, taps, inputs, outputs, "residual_blocks")
 
 
 def _scaled(weights: PackedWeights, gain: Tensor) -> PackedWeights:

@@ -268,7 +268,8 @@ def new_caches(
     heads: int = first.attention.heads  # type: ignore[union-attr, assignment]
     shape = (batch, heads, slots, gain.shape[0] // heads)
     size = math.prod(shape)
-    room = kernels.in_large_pages(torch.zeros(2 * len(layers) * size, dtype=dtype or gain.dtype, device=gain.device))
+    room = torch.empty(2 * len(layers) * size, dtype=dtype or gain.dtype, device=gain.device)
+    kernels.in_large_pages(room).zero_()
     # Tensors of their own and not views, which could not be written while gradients are recorded.
     strides = (math.prod(shape[1:]), math.prod(shape[2:]), shape[3], 1)
     parts = [room.new_empty(0).set_(room.untyped_storage(), i * size, shape, strides) for i in range(2 * len(layers))]

@@ -10,7 +10,6 @@ from pipelines.config import Name, Output, load_fields
 from pipelines.training.settings import Settings
 
 CONFIGS = Path(__file__).parent / "configs"
-SIZES = ("full", "mini", "smoke")
 LONGEST_SECONDS = 23.7  # 512 frames, which a voice's prompt may have
 
 
@@ -86,8 +85,13 @@ def load_finetune(config: str, **options: object) -> FinetuneJob:
 
 def find_config(config: str, kind: str) -> Path:
     """Return the file that `config` names: a path, or the built-in configuration of a size. Raises InputError."""
-    if config in SIZES:
-        return CONFIGS / f"{kind}-{config}.yaml"
-    if not Path(config).suffix:
-        raise InputError(f"no configuration is called {config!r}: name a YAML file, or one of {', '.join(SIZES)}")
-    return Path(config)
+    if Path(config).suffix:
+        return Path(config)
+    if config not in sizes(kind):
+        raise InputError(f"no configuration is called {config!r}: name a YAML file, or one of {', '.join(sizes(kind))}")
+    return CONFIGS / f"{kind}-{config}.yaml"
+
+
+def sizes(kind: str) -> tuple[str, ...]:
+    """Return the sizes that a kind of training has a built-in configuration for."""
+    return tuple(sorted(path.stem.removeprefix(f"{kind}-") for path in CONFIGS.glob(f"{kind}-*.yaml")))

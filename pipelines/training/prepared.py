@@ -95,6 +95,7 @@ def prepare(
         raise InputError(f"{folder} was prepared from {_difference(former, recipe)}; delete it, or use another name")
     parts = folder / "parts"
     parts.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.parent.chmod(0o700)  # `parents` heeds no mode, and what is computed of speech will lie there too
     folder.chmod(0o700)
     if former is None:
         _write(described, {"format": FORMAT, "recipe": asdict(recipe)})

@@ -52,7 +52,7 @@ def begin(folder: Path, description: dict[str, Any], resume: bool, command: str)
     if changed:
         raise InputError(
             f"the training in {folder} cannot be resumed: {' and '.join(changed)} changed since; "
-            "run it without --resume"
+            "delete the folder to begin anew"
         )
     return Begun(document["id"], newest_step(folder))
 

@@ -21,7 +21,8 @@ SEED = 0
 def write_samples(folder: Path, base: str, trained: Path, feed: CodesFeed, count: int, frame_rate: float) -> list[Path]:
     """Write `count` held-out sources, each before and after, as FLAC; return the files."""
     sources = [pair.source for pair in feed.validation_pairs()[:count]]
-    speaker = next(utterance for utterance in feed.corpus.training if utterance.emotion == NEUTRAL)
+    neutral = [utterance for utterance in feed.corpus.training if utterance.emotion == NEUTRAL]
+    speaker = (neutral or feed.corpus.training)[0]
     voice = voice_of(feed.rows, speaker.utt_id, feed.settings.prompt_frames, frame_rate)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = []

@@ -38,6 +38,8 @@ def tell_judgement(judgement: "Judgement", job: "FinetuneJob", console: Console)
     console.print(table)
     if any(figure and not figure.trustworthy for line in judgement.table for figure in (line.before, line.after)):
         console.print("* the audit does not trust this figure; the report says why")
+    if any(line.before is None and line.after is None for line in judgement.table):
+        console.print("- was not measured, such as words in a language that the recogniser does not know")
     for when, path in judgement.reports.items():
         console.print(f"report {when}  {escape(str(path))}", soft_wrap=True)
     if judgement.refusal is None:

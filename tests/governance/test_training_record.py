@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 
 from governance.tracking import TrackingUnavailable
 from governance.training_record import TrainingRecord
@@ -51,15 +52,19 @@ def test_a_version_has_its_lineage_and_the_alias_only_after_it_passed(uri: str, 
     (model / "weights").write_text("w")
     client = MlflowClient(tracking_uri=uri)
     with record_of(uri) as record:
-        first = record.register("calm", model, {"base": "aa", "corpus": "bb"})
-        assert client.get_model_version("calm", first).tags == {"base": "aa", "corpus": "bb", "audit": "not audited"}
+        first = record.register("calm", model, {"base": "aa", "weights": "w1"})
+        assert client.get_model_version("calm", first).tags == {"base": "aa", "weights": "w1", "audit": "not audited"}
         assert client.get_model_version("calm", first).aliases == []
         record.judged("calm", first, "approved", None)
         assert str(client.get_model_version_by_alias("calm", "approved").version) == first
-        second = record.register("calm", model, {"base": "aa"})
+        (model / "weights").write_text("others")
+        second = record.register("calm", model, {"base": "aa", "weights": "w2"})
         record.judged("calm", second, "approved", "2 of the 5 privacy rules are not met")
         assert str(client.get_model_version_by_alias("calm", "approved").version) == first
         assert client.get_model_version("calm", second).tags["audit"].startswith("2 of the 5")
         record.judged("calm", first, "approved", "a later audit found more")
+    kept = [client.get_model_version_download_uri("calm", version) for version in (first, second)]
+    files = [Path(download_artifacts(source, tracking_uri=uri)) / "weights" for source in kept]
+    assert [file.read_text() for file in files] == ["w", "others"], "a later export changes no earlier version"
     assert client.get_model_version("calm", first).aliases == []
     assert client.get_run(client.get_model_version("calm", first).run_id).info.experiment_id

@@ -21,10 +21,9 @@ from models.streamvoiceanon.frontend import FrameConfig
 from models.streamvoiceanon.training.audio import within
 from models.streamvoiceanon.training.initial import initialise
 from models.streamvoiceanon.training.spelling import Speller, misspelt, spelling_loss
+from models.streamvoiceanon.training.standardiser import Standardiser
 from models.streamvoiceanon.training.task import Batch
 from models.streamvoiceanon.whisper_trunk import RING
-
-MOMENTUM = 0.02
 
 
 @dataclass(frozen=True)
@@ -57,31 +56,6 @@ class _ReversedGradient(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return -context.weight * gradients[0], None
-
-
-class Standardiser(nn.Module):
-    """Brings teacher frames [N, D] to zero mean and unit variance in every channel, by statistics that it gathers."""
-
-    mean: Tensor
-    variance: Tensor
-    seen: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("variance", torch.ones(width))
-        self.register_buffer("seen", torch.zeros(()))
-
-    @torch.no_grad()
-    def gather(self, x: Tensor) -> None:
-        """Take a batch into the statistics: the first ones count alike, later ones by a fiftieth."""
-        self.seen += 1
-        share = max(MOMENTUM, 1.0 / float(self.seen))
-        self.mean.lerp_(x.mean(0), share)
-        self.variance.lerp_((x - self.mean).square().mean(0), share)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / (self.variance + 1e-4).sqrt()
 
 
 class ContentPlayer(nn.Module):

@@ -3,8 +3,8 @@
 The losses are those of Stream-Voice-Anon (arXiv 2601.13948): cross-entropy of the acoustic codes and of the content
 codes, the delay drawn for every batch. To them comes the frame-level emotion distillation of StreamVoiceAnon+
 (arXiv 2603.06079): a small head, which no export keeps, projects what the slow transformer holds at the acoustic
-places onto the frames of an emotion teacher that heard the source. All of them count the source alone: speaker
-condition, prompt and padding are read and not predicted.
+places onto the frames of an emotion teacher that heard the source, each channel at unit variance. All of them count the
+source alone: speaker condition, prompt and padding are read and not predicted.
 
 The forward pass is that of inference, a fresh state and one long chunk, so training needs no second network.
 """
@@ -23,6 +23,7 @@ from models.streamvoiceanon.acoustic_lm import MAX_DELAY, AcousticLM, AcousticLM
 from models.streamvoiceanon.checkpoint import CheckpointError, load_networks
 from models.streamvoiceanon.generation import check_delay
 from models.streamvoiceanon.training.initial import initialise
+from models.streamvoiceanon.training.standardiser import Standardiser
 from models.streamvoiceanon.training.task import Batch
 
 
@@ -30,8 +31,9 @@ from models.streamvoiceanon.training.task import Batch
 class LanguageModelTaskConfig:
     """What the loss is made of.
 
-    `teacher_width` is the width of the teacher's frames; 0 trains without distillation. `validation_delay` (frames) is
-    the delay that held-out batches are measured with.
+    `teacher_width` is the width of the teacher's frames; 0 trains without any. With a `distillation_weight` of 0 the
+    head learns what it can from hidden states that do not move for it: a probe, to compare with. `validation_delay`
+    (frames) is the delay that held-out batches are measured with. `seed` draws the head's first weights.
     """
 
     content_weight: float = 1.0
@@ -40,6 +42,7 @@ class LanguageModelTaskConfig:
     distillation_weight: float = 1.0
     largest_delay: int = MAX_DELAY
     validation_delay: int = 2
+    seed: int = 0
 
 
 class EmotionHead(nn.Module):
@@ -58,10 +61,12 @@ class EmotionHead(nn.Module):
 class LanguageModelPlayer(nn.Module):
     """What one optimizer moves: the language model and, with distillation, the head on it."""
 
-    def __init__(self, lm: AcousticLM, teacher_width: int) -> None:
+    def __init__(self, lm: AcousticLM, teacher_width: int, seed: int) -> None:
         super().__init__()
-        self.lm = lm
         self.emotion_head = EmotionHead(lm.config.width, teacher_width) if teacher_width else None
+        self.standardiser = Standardiser(teacher_width) if teacher_width else None
+        initialise(self, seed)
+        self.lm = lm
 
 
 class LanguageModelTask:
@@ -73,18 +78,23 @@ class LanguageModelTask:
         self.config = config or LanguageModelTaskConfig()
         check_delay(self.config.largest_delay)
         check_delay(self.config.validation_delay)
-        self._player = LanguageModelPlayer(lm, self.config.teacher_width).train().requires_grad_(True)
+        self._player = LanguageModelPlayer(lm, self.config.teacher_width, self.config.seed).train().requires_grad_(True)
         self.players: dict[str, nn.Module] = {"lm": self._player}
 
     def losses(self, player: str, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """ "total", "acoustic", "content" and, with distillation, "emotion", at a delay drawn from `generator`."""
         delay = int(torch.randint(0, self.config.largest_delay + 1, (), generator=generator))
+        if self._player.standardiser is not None:
+            self._player.standardiser.gather(source_frames(batch["teacher"], batch).float())
         return self._figures(batch, delay)
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses at `validation_delay`."""
-        return self._figures(batch, self.config.validation_delay)
+        """The losses at `validation_delay`; "total" without what a probe misses."""
+        figures = self._figures(batch, self.config.validation_delay)
+        if "emotion" in figures and not self.config.distillation_weight:
+            figures["total"] = figures["total"] - figures["emotion"]
+        return figures
 
     def export(self) -> dict[str, dict[str, Tensor]]:
         """The language model's weights under the names of the published checkpoint; the emotion head is left out."""
@@ -105,13 +115,13 @@ class LanguageModelTask:
             "content": self._content_loss(at_content[:, :frames], batch["content"], source),
         }
         total = figures["acoustic"] + self.config.content_weight * figures["content"]
-        head = self._player.emotion_head
-        if head is not None:
-            felt = head(at_acoustic[:, delay : delay + frames][source])
-            figures["emotion"] = distance(
-                felt, source_frames(batch["teacher"], source, batch), self.config.distillation
-            )
-            total = total + self.config.distillation_weight * figures["emotion"]
+        head, standardiser = self._player.emotion_head, self._player.standardiser
+        weight = self.config.distillation_weight
+        if head is not None and standardiser is not None:
+            held = at_acoustic[:, delay : delay + frames][source]
+            heard = standardiser(source_frames(batch["teacher"], batch).float())
+            figures["emotion"] = distance(head(held if weight else held.detach()), heard, self.config.distillation)
+            total = total + (weight or 1.0) * figures["emotion"]
         return {"total": total, **{key: value.detach() for key, value in figures.items()}}
 
     def _content_loss(self, hidden: Tensor, content: Tensor, source: Tensor) -> Tensor:
@@ -158,7 +168,7 @@ def source_mask(batch: Batch) -> Tensor:
     return (frame >= batch["prompt_lengths"].unsqueeze(1)) & (frame < batch["lengths"].unsqueeze(1))
 
 
-def source_frames(features: Tensor, source: Tensor, batch: Batch) -> Tensor:
+def source_frames(features: Tensor, batch: Batch) -> Tensor:
     """Pick from features [B, T, D] of the source, padded, those of its frames: [frames of the source, D]."""
     frame = torch.arange(features.shape[1], device=features.device)
     return features[frame < (batch["lengths"] - batch["prompt_lengths"]).unsqueeze(1)]

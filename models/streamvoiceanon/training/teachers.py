@@ -82,7 +82,7 @@ class Emotion2vecTeacher:
         try:
             from funasr import AutoModel
         except ImportError as error:
-            raise ImportError("the emotion2vec teacher needs funasr: pip install funasr") from error
+            raise ImportError("the emotion2vec teacher needs funasr: pip install 'voxveil[emotion2vec]'") from error
         self._model: Any = AutoModel(
             model=str(path),
             init_param=str(path / "model.pt"),

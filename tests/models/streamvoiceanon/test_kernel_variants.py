@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.streamvoiceanon import StreamVoiceAnon, kernels
+from models.streamvoiceanon.conv import ConvNeXtBlock
 from models.streamvoiceanon.transformer import Sight, TransformerState, new_caches, rotary_table, run_layers
 
 NEEDS = {  # what gcc calls a processor, and what Linux says that it must know
@@ -106,7 +108,7 @@ def test_a_row_is_the_same_whatever_is_beside_it(rows: int, outputs: int, kind: 
 def test_keys_and_values_in_bfloat16_are_those_of_float32_but_rounded(variant_model: StreamVoiceAnon) -> None:
     layers = variant_model.acoustic_lm.decoder.model.layers
     head_width = layers[0].packed.weights[0].inputs // layers[0].packed.heads  # type: ignore[union-attr]
-    x = torch.randn(2, 30, layers[0].packed.weights[0].inputs)  # type: ignore[union-attr]
+    x = torch.randn(2, 30, layers[0].packed.weights[0].inputs, generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr]
     results, states = [], []
     for dtype in (torch.float32, torch.bfloat16):
         caches = new_caches(layers, 2, 40, dtype)
@@ -118,4 +120,34 @@ def test_keys_and_values_in_bfloat16_are_those_of_float32_but_rounded(variant_mo
         states.append(caches)
     exact, rounded = torch.cat(results[:3], dim=1), torch.cat(results[3:], dim=1)
     assert torch.equal(states[1][0].keys, states[0][0].keys.bfloat16())  # of the first layer, whose input is the same
+    # A key is off by 2^-9, and what is attended to by no more; the layers add to their input, which is exact.
     assert 0 < (exact - rounded).abs().max() < 0.02 * exact.std()
+
+
+@pytest.mark.usefixtures("variant_model")
+@pytest.mark.parametrize("kind", kernels.KINDS)
+def test_every_kind_of_weights_is_read_as_it_was_packed(kind: kernels.WeightType) -> None:
+    draw = torch.Generator().manual_seed(1)
+    weight, x = torch.randn(40, 3, 24, generator=draw), torch.randn(2, 20, 24, generator=draw)
+    packed = kernels.pack_weights(weight, kind)
+    if packed.scale is not None:
+        scale = packed.scale.view(-1, 1, 1)
+        weight = (weight / scale).round() * scale
+    expected = F.conv1d(x.transpose(1, 2), weight.transpose(1, 2), dilation=2).transpose(1, 2)
+    assert torch.allclose(kernels.convolve(x, packed, None, dilation=2), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.usefixtures("variant_model")
+@pytest.mark.parametrize("kind", ["float32", "int16"])
+def test_a_convnext_block_computes_what_plain_torch_does(kind: kernels.WeightType) -> None:
+    torch.manual_seed(2)
+    plain, packed = ConvNeXtBlock(48).eval(), ConvNeXtBlock(48).eval()
+    plain.gamma.data.uniform_(0.5, 2.0)
+    packed.load_state_dict(plain.state_dict())
+    packed.pack(kind)
+    x = torch.randn(2, 12, 48)
+    with torch.inference_mode():
+        expected, after = plain(x, plain.initial_state(2))
+        computed, packed_after = packed(x, packed.initial_state(2))
+    assert torch.allclose(computed, expected, atol=2e-4, rtol=0)  # int16 is off by 2^-16 of a row's largest weight
+    assert torch.equal(packed_after, after)

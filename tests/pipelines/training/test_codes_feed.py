@@ -20,11 +20,11 @@ from operators.encode import encode_flac
 from operators.schema import AUDIO_TYPE, InputError
 from pipelines.finetune import codes_columns
 from pipelines.training.codes_feed import CodesFeed, PairSettings, check_labels
-from pipelines.training.finetune_job import SIZES, load_finetune
+from pipelines.training.finetune_job import load_finetune, sizes
 from pipelines.training.model_folder import read_base, write_model
 from pipelines.training.pairs import Spoken
 from pipelines.training.prepared import schema_of
-from pipelines.training.pretrain_job import load_pretrain
+from pipelines.training.pretrain_job import Stage, load_pretrain
 from pipelines.training.run_folder import begin
 from pipelines.training.waves_feed import WavesFeed
 
@@ -161,10 +161,13 @@ def test_labels_are_checked_before_anything_is_computed() -> None:
 
 
 def test_every_built_in_configuration_is_complete() -> None:
-    for size in SIZES:
-        job = load_finetune(size, index="i", name="n", model="m")
-        assert job.training.steps > 0
-        for stage in ("content", "codec", "lm"):
+    assert sizes("finetune") == ("full", "mini", "smoke")
+    for size in sizes("finetune"):
+        assert load_finetune(size, index="i", name="n", model="m").training.steps > 0
+    stages: tuple[Stage, ...] = ("content", "codec", "lm")
+    for stage in stages:
+        assert sizes(f"pretrain-{stage}") == ("full", "mini", "small", "smoke")
+        for size in sizes(f"pretrain-{stage}"):
             assert load_pretrain(stage, size, index="i", name="n").sizes().acoustic_lm.width > 0
 
 

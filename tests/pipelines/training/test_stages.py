@@ -83,7 +83,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) 
         write_parts(prepared / "parts", columns | TAUGHT, parts_of(rows, batch, list(columns)))
         task, feed = build_stage(stage, job)
         assert train(task, feed, job.training, job.folder(stage) / "training", Place()).ended == "done"
-        put_into_model(stage, job, base, f"training of {stage}")
+        put_into_model(stage, job, f"training of {stage}")
     return output / "small" / "model"
 
 
@@ -202,7 +202,7 @@ def test_a_teacher_that_cannot_be_loaded_is_told_before_anything_is_computed(tmp
     spec = "{model_conf: {modalities: {audio: {feature_encoder_spec: '[(512, 10, 5)]'}}}, model: Emotion2vec}"
     (tmp_path / "config.yaml").write_text(spec)
     if importlib.util.find_spec("funasr") is None:
-        with pytest.raises(InputError, match="pip install funasr"):
+        with pytest.raises(InputError, match=r"pip install .voxveil\[emotion2vec\]"):
             teacher_of(job)
     else:
         assert teacher_of(job)[1] == uri

@@ -14,7 +14,6 @@ from models.streamvoiceanon.training.audio import collate_waves
 from models.streamvoiceanon.training.content import (
     ContentTask,
     ContentTaskConfig,
-    Standardiser,
     code_numbers,
     entropies,
     on_corner,
@@ -22,6 +21,7 @@ from models.streamvoiceanon.training.content import (
 )
 from models.streamvoiceanon.training.initial import initialise
 from models.streamvoiceanon.training.spelling import spell
+from models.streamvoiceanon.training.standardiser import Standardiser
 from models.streamvoiceanon.training.task import Batch
 
 SMALL = replace(MINI.content_encoder, depths=(1, 1), widths=(16, 32), heads=2, hidden=32, layers=1, bits=6)

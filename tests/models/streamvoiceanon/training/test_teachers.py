@@ -117,7 +117,7 @@ def test_emotion2vec_is_asked_for_frames_and_for_nothing_from_the_network(emotio
 
 def test_without_funasr_the_command_that_brings_it_is_named(emotion2vec: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "funasr", None)
-    with pytest.raises(ImportError, match="pip install funasr"):
+    with pytest.raises(ImportError, match=r"pip install .voxveil\[emotion2vec\]"):
         Emotion2vecTeacher(emotion2vec)
 
 
