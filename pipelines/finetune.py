@@ -30,7 +30,7 @@ from pipelines.training.codes_feed import CodesFeed, PairSettings, check_labels
 from pipelines.training.finetune_job import FinetuneJob
 from pipelines.training.model_folder import Base, read_base, write_model
 from pipelines.training.pairs import Spoken
-from pipelines.training.prepared import Prepared, Recipe, prepare, read_prepared
+from pipelines.training.prepared import Prepared, Recipe, corpus_digest, prepare, read_prepared
 from pipelines.training.run_folder import begin, training_digest, training_id
 
 if TYPE_CHECKING:
@@ -44,14 +44,17 @@ STEP = "train"
 
 def prepare_finetune(job: FinetuneJob, track: "Track") -> Prepared:
     """Compute codes, style, timbre and teacher features of every labelled utterance. Raises InputError."""
+    from models.streamvoiceanon import Config
+
     survey = survey_index(job.index, ("emotion",))
-    base = read_base(job.model)
-    corpus = check_labels(read_labels(job.index, survey), pair_settings(job, base.config))
+    corpus = check_labels(read_labels(job.index, survey), pair_settings(job, Config()))  # lengths are known later
     if corpus.unknown:
         track.say(f"labels that the teacher {job.teacher} does not know are left out: {', '.join(corpus.unknown)}")
+    base = read_base(job.model)
     teacher, weights = teacher_of(job)
     sample_rate, frame_rate = base.config.frames.sample_rate, 1.0 / base.config.frames.seconds
-    recipe = Recipe(survey.digest, base.digest, teacher, sample_rate, frame_rate, job.min_seconds, job.max_seconds)
+    corpus_now = corpus_digest(job.index, survey)
+    recipe = Recipe(corpus_now, base.digest, teacher, sample_rate, frame_rate, job.min_seconds, job.max_seconds)
     wanted = frozenset(utterance.utt_id for utterance in (*corpus.training, *corpus.validation)) - survey.duplicate_ids
     steps: list[Any] = [(ComputeCodes, {"model": str(base.folder), "device": job.device})]
     columns = codes_columns()

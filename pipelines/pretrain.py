@@ -26,7 +26,7 @@ from pipelines.finetune import STEP, codes_columns, flat, say_progress
 from pipelines.survey import survey_index
 from pipelines.training.codes_feed import CodesFeed, PairSettings
 from pipelines.training.model_folder import Base, fresh_base, read_base, write_model
-from pipelines.training.prepared import Prepared, Recipe, prepare
+from pipelines.training.prepared import Prepared, Recipe, corpus_digest, prepare
 from pipelines.training.pretrain_job import NETWORKS, PretrainJob, Stage
 from pipelines.training.run_folder import begin, training_digest
 
@@ -127,7 +127,8 @@ def prepare_stage(stage: Stage, job: PretrainJob, base: Base, track: "Track") ->
             columns |= {"teacher": pa.list_(pa.float32()), "teacher_width": pa.int32()}
         steps.append((Encode, {"sample_rate": frames.sample_rate}))
         columns |= {"audio": AUDIO_TYPE}
-    recipe = Recipe(survey.digest, model, teacher, **rates, min_seconds=job.min_seconds, max_seconds=job.max_seconds)
+    corpus = corpus_digest(job.index, survey)
+    recipe = Recipe(corpus, model, teacher, **rates, min_seconds=job.min_seconds, max_seconds=job.max_seconds)
     folder = job.folder(stage) / "prepared"
     prepared = prepare(folder, recipe, survey, None, steps, columns, job.workers, job.gpus, track)
     track.say(prepared.told())

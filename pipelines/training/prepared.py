@@ -18,11 +18,11 @@ import pyarrow.dataset as pds
 from operators.decode import Decode
 from operators.schema import QUARANTINE_REASONS, InputError
 from operators.screen import Screen
-from operators.select import Select
+from operators.select import Select, has_ids
 from operators.write import WriteParts
 from pipelines.anonymize import finished_ids, read_view
 from pipelines.cluster import run_pass
-from pipelines.survey import Survey
+from pipelines.survey import Survey, open_index, read_batches
 
 if TYPE_CHECKING:
     from operators.chain import Step
@@ -128,6 +128,20 @@ def prepare(
     return prepared
 
 
+def corpus_digest(index: str, survey: Survey) -> str:
+    """Return the digest of the ids of an index and of what is carried of each, whatever the order of its rows.
+
+    A corrected label makes another corpus. Audio is not read here: it is in the fingerprint of what was prepared.
+    """
+    names = [name for name in CARRIED if name in survey.schema.names]
+    lines: list[bytes] = []
+    for batch in read_batches(open_index(index)[0], names, index):
+        for row in batch.filter(has_ids(batch)).to_pylist():
+            told = json.dumps([str(row[name] or "") for name in names])
+            lines.append(hashlib.sha256(told.encode()).digest())
+    return hashlib.sha256(b"".join(sorted(lines))).hexdigest()
+
+
 def fingerprint_of(rows: list[dict[str, str]]) -> str:
     """Return the digest of every id and encoded audio, whatever the order of the rows."""
     lines = sorted(f"{row['utt_id']}\t{row['audio_digest']}" for row in rows)
@@ -153,7 +167,7 @@ def read_prepared(folder: Path, command: str) -> Prepared:
 
 def _difference(former: Recipe, now: Recipe) -> str:
     changed = [name for name, value in asdict(former).items() if asdict(now)[name] != value]
-    told = {"corpus": "other recordings", "model": "another model", "teacher": "another teacher"}
+    told = {"corpus": "other recordings or labels", "model": "another model", "teacher": "another teacher"}
     return " and ".join(told.get(name, f"another {name}") for name in changed)
 
 

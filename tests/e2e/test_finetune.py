@@ -125,6 +125,8 @@ def test_the_audit_compares_both_on_held_out_speakers_in_voices_of_the_others(tu
         assert metrics[name]["after"]["value"] is not None
     held_out = set(pq.read_table(tuned.folder / "evaluation.parquet")["speaker_id"].to_pylist())
     assert len(held_out) == 2
+    assert (tuned.folder / "evaluation.parquet").stat().st_mode & 0o077 == 0
+    assert tuned.folder.stat().st_mode & 0o077 == 0, "it holds speech of people"
     assert len(VoiceBank.load(tuned.folder / "voices.parquet")) == 2
     assert "fine-tuned" in tuned.said["evaluate"].stderr
 

@@ -30,7 +30,8 @@ from pipelines.finetune_evaluation import write_held_out, write_voices
 from pipelines.pretrain import base_of, build_stage, put_into_model
 from pipelines.survey import open_index
 from pipelines.training.checkpoints import load_best
-from pipelines.training.finetune_job import load_finetune
+from pipelines.training.feed import Batch
+from pipelines.training.finetune_job import FinetuneJob, load_finetune
 from pipelines.training.loop import Place, read_curve, train
 from pipelines.training.model_folder import Base, read_base, write_model
 from pipelines.training.prepared import Prepared, Recipe, read_prepared
@@ -172,6 +173,7 @@ def test_a_fine_tuning_learns_pairs_and_leaves_what_the_audit_needs(
     ending = train(task, feed, job.training, job.folder / "training", Place())
     curve = read_curve(job.folder / "training")
     assert ending.ended == "done"
+    assert cut_and_resumed(job, tmp_path / "cut") == without_seconds(curve)
     assert {"acoustic", "content", "emotion", "validation.emotion"} <= set(curve[-1])
 
     load_best(job.folder / "training", task.players)
@@ -185,6 +187,28 @@ def test_a_fine_tuning_learns_pairs_and_leaves_what_the_audit_needs(
     assert not {row["speaker_id"] for row in held_out} & trained_speakers
     original = {row["utt_id"]: row["audio"]["bytes"] for row in rows}
     assert all(row["audio"]["bytes"] == original[row["utt_id"]] for row in held_out)
+
+
+def without_seconds(curve: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in curve]
+
+
+def cut_and_resumed(job: FinetuneJob, folder: Path) -> list[dict[str, float]]:
+    """Return the curve of a training that failed in the middle and was resumed by others of its kind."""
+    task, feed = build_finetune(job)
+    read, middle = feed.batch, job.training.steps // 2 + 1
+
+    def failing(number: int) -> Batch:
+        if number >= middle * job.training.accumulation:
+            raise RuntimeError("the machine went down")
+        return read(number)
+
+    feed.batch = failing  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="went down"):
+        train(task, feed, job.training, folder, Place())
+    assert 0 < len(read_curve(folder)) < job.training.steps
+    train(*build_finetune(job), job.training, folder, Place())
+    return without_seconds(read_curve(folder))
 
 
 def with_limit(base: Base, frames: int) -> Base:
