@@ -17,7 +17,7 @@ def test_a_version_that_no_audit_let_pass_is_not_given_out(tmp_path: Path, monke
     (model / "weights").write_text("w")
     with TrainingRecord(uri, "calm", "training-1", "fine-tuning") as record:
         version = record.register("calm", model, {"weights": "w1"})
-        with pytest.raises(InputError, match="did not pass its audit .not audited.: take one that did"):
+        with pytest.raises(InputError, match=r"did not pass its audit \(not audited\): take one that did"):
             download_model(f"models:/calm/{version}", tmp_path / "out")
         record.judged("calm", version, "approved", "2 of the 5 privacy rules are not met")
         with pytest.raises(InputError, match="2 of the 5 privacy rules"):
