@@ -179,6 +179,15 @@ def case(name: str, folder: Path, threads: int, quick: bool) -> dict[str, float]
     if kind == "precision":
         return measure_precision(folder, 16 if quick else 64)
     start = time.perf_counter()
+    for file in folder.iterdir():
+        with file.open("rb") as opened:
+            while opened.read(1 << 24):
+                pass
+    read = time.perf_counter() - start
+    start = time.perf_counter()
+    checkpoints.load_networks(build_networks(Config()), checkpoints.read_converted(folder)[0])
+    mapped = time.perf_counter() - start
+    start = time.perf_counter()
     model = StreamVoiceAnon.from_pretrained(folder, precision="float32" if "float32" in kind else "int8")
     loaded = time.perf_counter() - start
     steady = resident_gib()
@@ -189,6 +198,8 @@ def case(name: str, folder: Path, threads: int, quick: bool) -> dict[str, float]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {
         **result,
+        "read_seconds": read,
+        "mapped_seconds": mapped,
         "load_seconds": loaded,
         "parameters": model.parameters_held(),
         "resident_loaded_gib": steady - bare,
@@ -223,6 +234,7 @@ def main() -> None:
         return
     if not checkpoints.is_converted(arguments.folder):
         prepare(arguments.folder)
+    loading: list[float] = []
     figures: dict[str, object] = {"threads": arguments.threads, "original": ORIGINAL}
     columns = {
         "RTF": 7,
@@ -254,10 +266,14 @@ def main() -> None:
             figures[f"{kind}.{key}{suffix}.{count}"] = value
         if name == "streaming.1":
             figures["resident_gib"] = result["resident_gib"]
+            loading = [result[f"{what}_seconds"] for what in ("read", "mapped", "load")]
         keys = ("rtf", "cpu", "encoder", "lm", "decoder", "p50_ms", "p95_ms", "p99_ms", "resident_gib", "peak_gib")
         cells = [_cell(result.get(key), 1 if key.endswith("ms") else 2) for key in keys]
         cells.append(_cell(result["parameters"] / 1e6, 1))
         print(name.ljust(22) + "".join(c.rjust(w) for c, w in zip(cells, columns.values(), strict=True)), flush=True)
+    if loading:
+        told = "the file read in {:.2f} s; loaded, its weights in place, in {:.2f} s; loaded and packed in {:.2f} s"
+        print(told.format(*loading))
     print("the original: streaming 35 (encoder 5, LM 4, decoder 26); offline 4.45, one at a time")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
