@@ -125,23 +125,36 @@ def anonymizer_used(job: Job) -> AnonymizerUsed:
     return AnonymizerUsed(name=job.anonymizer, config=config, digest=hashlib.sha256(described.encode()).hexdigest())
 
 
+def check_weights(model: str, voices: str) -> None:
+    """Raise ValueError or OSError where a model does not fit its networks, or a voice bank the model.
+
+    The weights are mapped and not read, so that it takes a second, and no worker finds out later.
+    """
+    from models.streamvoiceanon import VoiceBank
+    from models.streamvoiceanon.checkpoint import load_networks, resolve
+    from models.streamvoiceanon.model import build_networks, check_voice, read_states
+
+    states, config = read_states(resolve(model))
+    load_networks(build_networks(config), states)
+    for voice in VoiceBank.load(Path(voices)).voices:
+        check_voice(voice, config)
+
+
 def anonymizer_weights(job: Job) -> dict[str, Any]:
     """Return what an anonymizer loads, with digests; nothing for one that needs no weights. Raises InputError."""
     spec = job.anonymizer_spec
     if not (spec.model and spec.voices):
         return {}
     from models import registry
-    from models.streamvoiceanon import CheckpointError, VoiceBank
     from models.streamvoiceanon.checkpoint import resolve
 
     try:
-        folder = resolve(spec.model)
-        VoiceBank.load(Path(spec.voices))
-    except (CheckpointError, OSError, ValueError) as fault:
+        check_weights(spec.model, spec.voices)
+    except (OSError, ValueError) as fault:
         raise InputError(str(fault)) from None
     return {
         "model": spec.model,
-        "model_digest": digest_of(registry.digest(folder)),
+        "model_digest": digest_of(registry.digest(resolve(spec.model))),
         "voices_digest": digest_of(registry.digest(Path(spec.voices))),
         "alpha": spec.alpha,
     }

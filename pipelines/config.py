@@ -94,7 +94,11 @@ class Job(BaseModel):
     max_seconds: float = Field(120.0, gt=0, le=3600, description="Longer utterances are quarantined.")
     seed: int = Field(0, description="Seed of the enrolment split and of the bootstrap.")
     workers: int | None = Field(None, ge=1, description="Actors at most; default: one a CPU core.")
-    gpus: float = Field(0.0, ge=0, description="GPUs (or a fraction) for each actor.")
+    gpus: float = Field(
+        default_factory=lambda fields: gpus_here(fields.get("anonymizer", "")),
+        ge=0,
+        description="GPUs (or a fraction) for each actor; default: one where there are some, for a neural anonymizer.",
+    )
     compile: bool = Field(False, description="streamvoiceanon on a GPU: torch.compile, minutes at the start.")
 
     @field_validator("keep_columns", "subgroups", mode="before")
@@ -180,6 +184,15 @@ def load_fields(kind: type[Fields], config: Path | None, options: dict[str, Any]
     if first["loc"]:
         where, option = f"{field}: ", f" (option --{field.replace('_', '-')})" if kind is Job else ""
     raise InputError(f"{source}: {where}{problem}{option}.{known}") from None
+
+
+def gpus_here(anonymizer: str) -> float:
+    """Return how many GPUs an actor gets where nobody said: one, for a neural anonymizer on a machine that has some."""
+    if anonymizer != "streamvoiceanon":
+        return 0.0
+    import torch
+
+    return 1.0 if torch.cuda.is_available() else 0.0
 
 
 def job_key(job: Job) -> bytes | None:

@@ -7,6 +7,7 @@ import typer
 
 from operators.schema import InputError
 from pipelines.faults import told_in_one_line
+from pipelines.registered import local_model
 
 model_app = typer.Typer(help="Convert model files.")
 
@@ -19,12 +20,15 @@ def about() -> None:
 @model_app.command("convert")
 @told_in_one_line
 def convert_checkpoint(
-    source: Annotated[str, typer.Argument(help="Folder with the five published files, or Hugging Face repository.")],
+    source: Annotated[
+        str, typer.Argument(help="Folder with the five published files, Hugging Face repository, or models:/….")
+    ],
     target: Annotated[Path, typer.Argument(help="Folder for the safetensors file and its JSON configuration.")],
 ) -> None:
     """Convert a published StreamVoiceAnon checkpoint to one safetensors file without its training-only parts."""
     from models.streamvoiceanon import CheckpointError, convert
 
+    source = local_model(source)
     try:
         convert(source, target)
     except (CheckpointError, OSError) as error:

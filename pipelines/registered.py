@@ -10,14 +10,18 @@ from operators.schema import InputError
 from pipelines.config import Job
 
 SCHEME = "models:/"
+OUTPUT = Path("voxveil-out")
 DOWNLOAD = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "120", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 
 
 def with_local_model(job: Job) -> Job:
     """Return the job with its registered model, if it names one, downloaded. Raises as `download_model`."""
-    if not (job.model and job.model.startswith(SCHEME)):
-        return job
-    return job.model_copy(update={"model": str(download_model(job.model, job.output))})
+    return job.model_copy(update={"model": local_model(job.model, job.output)}) if job.model else job
+
+
+def local_model(source: str, output: Path = OUTPUT) -> str:
+    """Return a model's source with a registered one, `models:/…`, downloaded. Raises as `download_model`."""
+    return str(download_model(source, output)) if source.startswith(SCHEME) else source
 
 
 def download_model(uri: str, output: Path) -> Path:

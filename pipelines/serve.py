@@ -75,12 +75,15 @@ def load_settings(
     config: Path | None, anonymizer: str | None, model: str | None, voices: str | None, gpus: float | None
 ) -> "ServeConfig":
     """Return the configuration of a file and of the options given; raises ConfigError where it or a path is wrong."""
+    from pipelines.registered import local_model
     from serve.config import absolute_paths, parse_config, read_config
 
     fields = read_config(config) if config is not None else {}
     given = {"anonymizer": anonymizer, "model": model, "voices": voices}
     options = {name: value for name, value in given.items() if value is not None}
     fields |= options | absolute_paths(options, Path.cwd())
+    if isinstance(fields.get("model"), str):
+        fields["model"] = local_model(fields["model"])
     if gpus is not None:
         fields["replicas"] = (fields.get("replicas") or {}) | {"gpus": gpus}
     settings = parse_config(fields, str(config or "the options"))
@@ -90,15 +93,13 @@ def load_settings(
 
 
 def check_weights(settings: "ServeConfig") -> None:
-    """Raise ConfigError where the model or the voice bank is not there: a replica would say so much later."""
-    from models.streamvoiceanon import CheckpointError, VoiceBank
-    from models.streamvoiceanon.checkpoint import resolve
+    """Raise ConfigError where the model or the voice bank cannot be used: a replica would say so much later."""
+    from pipelines import anonymize
     from serve.config import ConfigError
 
     try:
-        resolve(str(settings.model))
-        VoiceBank.load(Path(str(settings.voices)))
-    except (CheckpointError, OSError, ValueError) as fault:
+        anonymize.check_weights(str(settings.model), str(settings.voices))
+    except (OSError, ValueError) as fault:
         raise ConfigError(str(fault)) from None
 
 

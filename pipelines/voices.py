@@ -16,6 +16,7 @@ import typer
 
 from operators.schema import InputError
 from pipelines.faults import told_in_one_line
+from pipelines.registered import local_model
 
 PUBLISHED = "Plachta/StreamVoiceAnon"
 voices_app = typer.Typer(help="Build and inspect voice banks: the pseudo-voices that anonymized speech is given.")
@@ -94,7 +95,7 @@ def build_voice_bank(
         try:
             if not rows:
                 raise ValueError("no neutral prompt")
-            waves = [read_audio(row, model.sample_rate) for row in rows[:prompts_per_voice]]
+            waves = usable_waves(rows, prompts_per_voice, model)
             cropped = [wave[: limit // len(waves)] for wave in waves]
             voices.append(model.make_voice(cropped, average=average, voice_id=f"voice-{number:05d}"))
         except (ValueError, OSError, RuntimeError) as error:
@@ -103,6 +104,24 @@ def build_voice_bank(
         raise ValueError(f"{index} gives no voice: {'; '.join(left_out[:3])}")
     VoiceBank(voices).save(output)
     return len(voices), left_out
+
+
+def usable_waves(rows: list[PromptRow], most: int, model: Any) -> list[Any]:
+    """Return the first `most` prompts that a voice can be made of; raises what was wrong where there is none."""
+    waves: list[Any] = []
+    wrong: Exception | None = None
+    for row in rows:
+        if len(waves) == most:
+            break
+        try:
+            wave = read_audio(row, model.sample_rate)
+            model.check_prompt(wave)
+            waves.append(wave)
+        except (ValueError, OSError, RuntimeError) as error:
+            wrong = error
+    if not waves and wrong is not None:
+        raise wrong
+    return waves
 
 
 def read_audio(row: PromptRow, sample_rate: int) -> Any:
@@ -120,7 +139,7 @@ def read_audio(row: PromptRow, sample_rate: int) -> Any:
 def build(
     index: Annotated[Path, typer.Argument(help="CSV or Parquet index of prompts: speaker_id, and path or audio.")],
     output: Annotated[Path, typer.Argument(help="The voice bank to write (Parquet).")],
-    model: Annotated[str, typer.Option(help="Checkpoint folder or Hugging Face repository.")] = PUBLISHED,
+    model: Annotated[str, typer.Option(help="Checkpoint folder, Hugging Face repository or models:/….")] = PUBLISHED,
     prompts_per_voice: Annotated[int, typer.Option(min=1, help="Prompts that make a voice together.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.1, max=23.7, help="Length that a prompt is cropped to.")] = 10.0,
     average: Annotated[bool, typer.Option(help="Average the prompts' embeddings instead of concatenating.")] = False,
@@ -129,6 +148,7 @@ def build(
     """Build a voice bank, a voice for every speaker of an index."""
     from models.streamvoiceanon import CheckpointError, StreamVoiceAnon
 
+    model = local_model(model)
     try:
         loaded = StreamVoiceAnon.from_pretrained(model, precision="float32")  # computed once, used for long
         count, left_out = build_voice_bank(index, output, loaded, prompts_per_voice, seconds, average, neutral)

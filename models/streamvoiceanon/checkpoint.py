@@ -95,10 +95,16 @@ def plain(loaded: object) -> StateDict:
 
 
 def fold_weight_norm(state: Mapping[str, Tensor]) -> StateDict:
-    """Replace magnitude and direction of weight-normalized convolutions by the weight they stand for."""
+    """Replace magnitude [n, 1, 1] and direction [n, …, …] of weight-normalized convolutions by their weight.
+
+    Raises CheckpointError where they do not belong together.
+    """
     folded = {key: value for key, value in state.items() if not key.endswith((_MAGNITUDE, _DIRECTION))}
     for key, magnitude in state.items():
         if key.endswith(_MAGNITUDE) and (direction := state.get(key.replace(_MAGNITUDE, _DIRECTION))) is not None:
+            if direction.dim() != 3 or magnitude.shape != (len(direction), 1, 1):
+                shapes = f"{list(magnitude.shape)} for a direction of {list(direction.shape)}"
+                raise CheckpointError(f"{key} has shape {shapes}")
             weight = magnitude * direction / direction.norm(dim=(1, 2), keepdim=True)
             folded[key.replace(_MAGNITUDE, "weight")] = weight
     return folded
@@ -116,7 +122,11 @@ def load_networks(networks: Mapping[str, nn.Module], states: Mapping[str, Mappin
     for name, network in networks.items():
         if name not in states:
             continue
-        state = fold_weight_norm(plain(states[name]))
+        try:
+            state = fold_weight_norm(plain(states[name]))
+        except CheckpointError as fault:
+            problems.append(f"{name}: {fault}")
+            continue
         needed = network.state_dict()
         for key, value in needed.items():
             if key not in state and key.endswith("num_batches_tracked"):

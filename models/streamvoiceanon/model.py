@@ -164,11 +164,8 @@ class StreamVoiceAnon:
 
         Raises CheckpointError where something is missing, unreadable or not what the networks need.
         """
-        folder = checkpoint.resolve(source)
-        if not checkpoint.is_converted(folder):
-            return cls.from_state_dicts(checkpoint.read_published(folder), None, precision, **options)
-        states, values = checkpoint.read_converted(folder)
-        return cls.from_state_dicts(states, config_from_values(values), precision, **options)
+        states, config = read_states(checkpoint.resolve(source))
+        return cls.from_state_dicts(states, config, precision, **options)
 
     # Codes
 
@@ -236,13 +233,7 @@ class StreamVoiceAnon:
         """
         prompts = [waves] if isinstance(waves, Tensor) else list(waves)
         for prompt in prompts:
-            check_wave(prompt)
-            if len(prompt) < self.frame_samples:
-                raise ValueError(
-                    f"a prompt of {len(prompt)} samples is shorter than one frame ({self.frame_samples} samples)"
-                )
-            if float(prompt.abs().max()) < SILENCE:
-                raise ValueError("a prompt is silent")
+            self.check_prompt(prompt)
         if not prompts:
             raise ValueError("a voice needs at least one prompt")
         most = self.config.acoustic_lm.max_prompt_frames * self.frame_samples
@@ -258,6 +249,16 @@ class StreamVoiceAnon:
             frame_seconds=self.config.frames.seconds,
         )
         return mix_with_noise(voice, alpha, generator)
+
+    def check_prompt(self, prompt: Tensor) -> None:
+        """Raise ValueError for a prompt [samples] that is silent, not finite or shorter than a frame."""
+        check_wave(prompt)
+        if len(prompt) < self.frame_samples:
+            raise ValueError(
+                f"a prompt of {len(prompt)} samples is shorter than one frame ({self.frame_samples} samples)"
+            )
+        if float(prompt.abs().max()) < SILENCE:
+            raise ValueError("a prompt is silent")
 
     def _embed(self, wave: Tensor) -> tuple[Tensor, Tensor]:
         if self.style_encoder is None or self.timbre_encoder is None:
@@ -275,23 +276,8 @@ class StreamVoiceAnon:
         return mix_with_noise(self.voices.draw(seed), self.alpha, torch.Generator().manual_seed(seed))
 
     def prompt(self, voice: Voice) -> Prompt:
-        """What the acoustic language model reads before the source.
-
-        Raises ValueError for a voice that was prepared with a model of another shape.
-        """
-        config = self.config
-        shapes = (voice.style.shape[0], voice.timbre.shape[0], voice.acoustic.shape[0])
-        if shapes != (config.acoustic_lm.style_width, config.timbre_latents, config.codec.codebooks):
-            raise ValueError(f"the voice {voice.voice_id} is of a model of another shape: build its bank anew")
-        lm_config = config.acoustic_lm
-        if not 0 < voice.frames <= lm_config.max_prompt_frames:
-            raise ValueError(
-                f"the voice {voice.voice_id} has {voice.frames} frames, this model reads 1 to "
-                f"{lm_config.max_prompt_frames}: build its bank anew"
-            )
-        for codes, count in ((voice.content, lm_config.content_codes), (voice.acoustic, lm_config.acoustic_codes)):
-            if int(codes.min()) < 0 or int(codes.max()) >= count:
-                raise ValueError(f"the voice {voice.voice_id} holds codes of another model: build its bank anew")
+        """What the acoustic language model reads before the source. Raises ValueError as `check_voice`."""
+        check_voice(voice, self.config)
         lm, dtype = self.acoustic_lm, self.acoustic_lm.embedding.weight.dtype
         condition = lm.condition(voice.style.to(self.device, dtype), voice.timbre.to(self.device, dtype))
         return Prompt(condition, voice.content.to(self.device), voice.acoustic.to(self.device))
@@ -349,7 +335,7 @@ class StreamVoiceAnon:
             results[i] = self.decode_acoustic(codes)[: len(waves[i])]
         return results
 
-    def open_stream(self, voice: Voice, seed: int = 0, delay: int = DEFAULT_DELAY, greedy: bool = False) -> Stream:
+    def open_stream(self, voice: Voice, seed: int = 0, *, delay: int = DEFAULT_DELAY, greedy: bool = False) -> Stream:
         """Open a live stream that speaks with `voice`; what comes out is what `anonymize` makes of the whole."""
         return Stream(self.open_batch(1), voice, delay, None if greedy else torch.Generator().manual_seed(seed))
 
@@ -366,6 +352,22 @@ class StreamVoiceAnon:
         return nn.functional.pad(wave.float(), (0, -len(wave) % self.frame_samples)), len(wave)
 
 
+def check_voice(voice: Voice, config: Config) -> None:
+    """Raise ValueError for a voice that was prepared with a model of another shape."""
+    shapes = (voice.style.shape[0], voice.timbre.shape[0], voice.acoustic.shape[0])
+    if shapes != (config.acoustic_lm.style_width, config.timbre_latents, config.codec.codebooks):
+        raise ValueError(f"the voice {voice.voice_id} is of a model of another shape: build its bank anew")
+    lm_config = config.acoustic_lm
+    if not 0 < voice.frames <= lm_config.max_prompt_frames:
+        raise ValueError(
+            f"the voice {voice.voice_id} has {voice.frames} frames, this model reads 1 to "
+            f"{lm_config.max_prompt_frames}: build its bank anew"
+        )
+    for codes, count in ((voice.content, lm_config.content_codes), (voice.acoustic, lm_config.acoustic_codes)):
+        if int(codes.min()) < 0 or int(codes.max()) >= count:
+            raise ValueError(f"the voice {voice.voice_id} holds codes of another model: build its bank anew")
+
+
 def _own(network: nn.Module) -> None:
     """Copy what is left of a packed network, so that the file or table that it was loaded from can be let go."""
     for module in network.modules():
@@ -380,6 +382,17 @@ def _weights(module: nn.Module) -> int:
     packed = vars(module).get("packed")
     matrices = (packed,) if isinstance(packed, kernels.PackedWeights) else getattr(packed, "weights", ())
     return own + sum(weights.outputs * weights.taps * weights.inputs for weights in matrices)
+
+
+def read_states(folder: Path) -> tuple[dict[str, checkpoint.StateDict], Config]:
+    """Read a checkpoint, the five published files or a converted one: state dicts by network, and sizes.
+
+    Raises CheckpointError.
+    """
+    if not checkpoint.is_converted(folder):
+        return checkpoint.read_published(folder), Config()
+    states, values = checkpoint.read_converted(folder)
+    return states, config_from_values(values)
 
 
 def config_from_values(values: Mapping[str, Any]) -> Config:

@@ -14,12 +14,10 @@ from models.streamvoiceanon.checkpoint import (
     StateDict,
     is_converted,
     load_networks,
-    read_converted,
-    read_published,
     resolve,
     save_converted,
 )
-from models.streamvoiceanon.model import build_networks, config_from_values
+from models.streamvoiceanon.model import build_networks, read_states
 from models.streamvoiceanon.training.initial import fresh_networks
 from operators.schema import InputError
 from pipelines.anonymize import digest_of
@@ -41,12 +39,8 @@ def read_base(source: str) -> Base:
     """Read a checkpoint and check that every network loads. Raises InputError where the contract is another one."""
     try:
         folder = resolve(source)
-        if is_converted(folder):
-            states, values = read_converted(folder)
-            config = config_from_values(values)
-            sources = json.loads((folder / CONFIG_FILE).read_text())["sources"]
-        else:
-            states, config, sources = read_published(folder), Config(), {}
+        states, config = read_states(folder)
+        sources = json.loads((folder / CONFIG_FILE).read_text())["sources"] if is_converted(folder) else {}
         load_networks(build_networks(config), states)
     except (CheckpointError, OSError) as fault:
         raise InputError(f"the base model cannot be used: {fault}") from None

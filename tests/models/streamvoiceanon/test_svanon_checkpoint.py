@@ -151,6 +151,17 @@ def test_everything_that_does_not_fit_is_listed_in_one_message(tiny_states, tiny
     assert message.startswith("5 tensors")
 
 
+@pytest.mark.parametrize(
+    ("magnitude", "direction"), [((7, 1, 1), (4, 3, 2)), ((1, 1, 1), (4, 3, 2)), ((4, 1, 1), (4, 3))]
+)
+def test_weight_norm_that_does_not_belong_together_is_listed(magnitude, direction, tiny_states, tiny_model) -> None:
+    states = {network: dict(state) for network, state in tiny_states.items()}
+    key = "head.conv_pre.conv.parametrizations.weight.original"
+    states["codec"] |= {f"{key}0": torch.ones(magnitude), f"{key}1": torch.ones(direction)}
+    with pytest.raises(CheckpointError, match=r"1 tensors do not fit the networks:\n- codec: .* for a direction of"):
+        StreamVoiceAnon.from_state_dicts(states, tiny_model.config)
+
+
 def test_a_missing_network_is_named(tiny_states, tiny_model: StreamVoiceAnon) -> None:
     states = {network: state for network, state in tiny_states.items() if network != "codec"}
     with pytest.raises(CheckpointError, match="codec: the whole network is missing"):

@@ -1,5 +1,7 @@
 """A stream gives what the whole utterance gives, however it is cut and whoever else is in its batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -75,6 +77,20 @@ def test_a_stream_gives_what_anonymizing_the_whole_gives(
     stream = tiny_model.open_stream(voice, seed=7)
     streamed = torch.cat([*(stream.push(part) for part in wave.split(chunk)), stream.finish()])
     (whole,) = tiny_model.anonymize([wave], [voice], [7])
+    assert len(streamed) == len(wave)
+    assert torch.allclose(streamed, whole, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("delay", [0, 2, 8])
+def test_a_stream_gives_the_whole_across_refills(
+    tiny_model: StreamVoiceAnon, voice, speech, monkeypatch, delay
+) -> None:
+    lm = tiny_model.acoustic_lm
+    monkeypatch.setattr(lm, "config", replace(lm.config, max_frames=90))
+    wave = speech(7.0)  # 151 frames: a sequence is full 42 frames after the prompt's 48, and again every 10
+    stream = tiny_model.open_stream(voice, seed=7, delay=delay)
+    streamed = torch.cat([*(stream.push(part) for part in wave.split(9_999)), stream.finish()])
+    (whole,) = tiny_model.anonymize([wave], [voice], [7], delay=delay)
     assert len(streamed) == len(wave)
     assert torch.allclose(streamed, whole, atol=1e-4, rtol=0)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.streamvoiceanon import StreamVoiceAnon, Voice
+from models.streamvoiceanon import StreamVoiceAnon, Voice, kernels
 from models.streamvoiceanon.acoustic_lm import AcousticLM
 from models.streamvoiceanon.checkpoint import load_networks
 
@@ -76,6 +76,27 @@ def test_content_logits_are_the_originals_in_plain_torch(full_states, vectors) -
 def test_greedy_codes_are_the_originals(full_model: StreamVoiceAnon, voice: Voice, vectors, delay: int) -> None:
     codes = full_model.generate(vectors["source_content_codes"], voice, delay, greedy=True)
     assert torch.equal(codes, vectors[f"generated_codes_delay{delay}"].long())
+
+
+def test_the_cpu_default_stays_close_to_the_originals(full_states, prompt_wave: Tensor, speech, vectors) -> None:
+    """int8, int16, bfloat16 caches and tiles: the bounds are a few times what was seen."""
+    if not kernels.available():
+        pytest.skip("without the kernels the default is float32")
+    default = StreamVoiceAnon.from_state_dicts(full_states, precision="int8")
+    voice = default.make_voice(prompt_wave)
+    content = default.encode_content(speech(3.0)[:122_880])
+    assert (content == vectors["source_content_codes"]).float().mean() > 0.98
+    assert (voice.acoustic == vectors["prompt_acoustic_codes"]).float().mean() > 0.98
+    wave, expected = default.decode_acoustic(vectors["prompt_acoustic_codes"]), vectors["prompt_decoded_wave"]
+    assert largest(wave - expected) < 0.005 * float(expected.std())
+    lm = default.acoustic_lm
+    with torch.inference_mode():
+        sequence = teacher_forced_sequence(lm, vectors)
+        hidden, _ = lm.slow(sequence, lm.initial_state(1, sequence.shape[1]))
+        logits = lm.frame_logits(hidden[:, -1], vectors["given_acoustic_codes"].unsqueeze(0))[0]
+    expected = vectors["teacher_forced_acoustic_logits"]
+    assert float((logits - expected).abs().mean()) < 0.15 * float(expected.std())
+    assert (logits.argmax(-1) == expected.argmax(-1)).float().mean() >= 0.5  # of eight codebooks
 
 
 def test_streamed_speech_is_what_the_originals_streamed_codes_decode_to(

@@ -154,6 +154,16 @@ def test_a_bank_has_a_voice_for_every_usable_speaker(index: Path, tmp_path: Path
     assert not any(voice.voice_id in ("a", "b") for voice in bank.voices)
 
 
+def test_the_next_prompt_is_taken_where_one_cannot_be_used(
+    index: Path, tmp_path: Path, tiny_model: StreamVoiceAnon
+) -> None:
+    lines = index.read_text().splitlines()
+    (silent,) = [line for line in lines if line.startswith("c,")]
+    (first, *_) = [line for line in lines if line.startswith("a,")]
+    index.write_text("\n".join([lines[0], silent, first.replace("a,", "c,", 1)]) + "\n")
+    assert build_voice_bank(index, tmp_path / "bank.parquet", tiny_model) == (1, [])
+
+
 def test_a_bank_of_neutral_speech_leaves_others_out(index: Path, tmp_path: Path, tiny_model: StreamVoiceAnon) -> None:
     count, left_out = build_voice_bank(index, tmp_path / "bank.parquet", tiny_model, neutral=True)
     assert count == 1
@@ -175,7 +185,7 @@ def test_prompts_may_be_bytes_in_a_parquet_index(index: Path, tmp_path: Path, ti
 
 
 def test_the_commands_build_and_list(index: Path, tmp_path: Path, tiny_model: StreamVoiceAnon, monkeypatch) -> None:
-    monkeypatch.setattr(StreamVoiceAnon, "from_pretrained", lambda source: tiny_model)
+    monkeypatch.setattr(StreamVoiceAnon, "from_pretrained", lambda source, precision: tiny_model)
     bank = str(tmp_path / "bank.parquet")
     built = CliRunner().invoke(voices_app, ["build", str(index), bank])
     assert built.exit_code == 0

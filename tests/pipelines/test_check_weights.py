@@ -1,0 +1,70 @@
+"""What a neural anonymizer loads is checked before any worker starts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
+from models.streamvoiceanon.checkpoint import save_converted
+from models.streamvoiceanon.shapes import MINI, SMALL
+from models.streamvoiceanon.training.initial import fresh_networks
+from operators.schema import InputError
+from pipelines.anonymize import anonymizer_weights
+from pipelines.config import Job, gpus_here, load_job
+from pipelines.serve import load_settings
+from serve.config import ConfigError
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model of random weights, and a voice bank of it."""
+    folder = tmp_path_factory.mktemp("weights")
+    save_converted(folder / "model", fresh_networks(MINI, 0), MINI, {})
+    model = StreamVoiceAnon.from_pretrained(folder / "model")
+    wave = 0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(0))
+    VoiceBank([model.make_voice(wave, voice_id="one")]).save(folder / "voices.parquet")
+    return folder
+
+
+def job_with(model: Path, voices: Path) -> Job:
+    fields = {"index": "i", "name": "n", "anonymizer": "streamvoiceanon", "model": str(model), "voices": str(voices)}
+    return load_job(None, fields)
+
+
+def test_a_model_and_its_bank_are_described_by_their_digests(weights: Path) -> None:
+    used = anonymizer_weights(job_with(weights / "model", weights / "voices.parquet"))
+    assert used.keys() >= {"model_digest", "voices_digest"}
+
+
+def test_a_model_that_lacks_a_tensor_is_an_error_before_anything_runs(weights: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "model"
+    broken.mkdir()
+    (broken / "streamvoiceanon.json").write_bytes((weights / "model" / "streamvoiceanon.json").read_bytes())
+    tensors = load_file(weights / "model" / "streamvoiceanon.safetensors")
+    lost = next(key for key in tensors if key.startswith("codec."))
+    save_file({key: value for key, value in tensors.items() if key != lost}, broken / "streamvoiceanon.safetensors")
+    with pytest.raises(InputError, match="1 tensors do not fit the networks"):
+        anonymizer_weights(job_with(broken, weights / "voices.parquet"))
+    with pytest.raises(ConfigError, match="1 tensors do not fit the networks"):
+        load_settings(None, "streamvoiceanon", str(broken), str(weights / "voices.parquet"), None)
+
+
+def test_a_bank_of_another_model_is_an_error_before_anything_runs(weights: Path, tmp_path: Path) -> None:
+    bank = VoiceBank.load(weights / "voices.parquet")
+    bank.voices[0].content[:] = SMALL.acoustic_lm.content_codes - 1
+    bank.save(tmp_path / "others.parquet")
+    with pytest.raises(InputError, match="holds codes of another model"):
+        anonymizer_weights(job_with(weights / "model", tmp_path / "others.parquet"))
+
+
+def test_a_gpu_is_used_where_there_is_one_and_the_anonymizer_is_neural(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert gpus_here("streamvoiceanon") == float(there)
+        assert gpus_here("mcadams") == 0.0
+        job = job_with(weights / "model", weights / "voices.parquet")
+        assert (job.gpus, job.anonymizer_spec.device) == (float(there), "cuda" if there else "cpu")
