@@ -157,10 +157,9 @@ def test_a_bank_has_a_voice_for_every_usable_speaker(index: Path, tmp_path: Path
 def test_the_next_prompt_is_taken_where_one_cannot_be_used(
     index: Path, tmp_path: Path, tiny_model: StreamVoiceAnon
 ) -> None:
-    lines = index.read_text().splitlines()
-    (silent,) = [line for line in lines if line.startswith("c,")]
-    (first, *_) = [line for line in lines if line.startswith("a,")]
-    index.write_text("\n".join([lines[0], silent, first.replace("a,", "c,", 1)]) + "\n")
+    heading, *lines = index.read_text().splitlines()
+    silent = next(line for line in lines if line.startswith("c1,"))
+    index.write_text("\n".join([heading, silent, "c2,c,b1.flac,anger"]) + "\n")
     assert build_voice_bank(index, tmp_path / "bank.parquet", tiny_model) == (1, [])
 
 
