@@ -6,8 +6,10 @@ others run in this process, on one Ray, because starting both takes longer than 
 
 import json
 import subprocess
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -16,9 +18,13 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from governance.report import Report
 from models.streamvoiceanon import VoiceBank
+from operators.schema import InputError
+from pipelines import finetune_evaluation
 from pipelines.cli import app
 from pipelines.cluster import ray_session
+from pipelines.registered import download_model
 from tests.e2e.test_command_line import last_line, voxveil
 
 pytestmark = pytest.mark.slow
@@ -144,3 +150,24 @@ def test_resuming_what_is_done_changes_nothing(tuned: Tuned) -> None:
     assert tuned.said["again"].returncode == 0, tuned.said["again"].stderr
     assert "done after step 12" in last_line(tuned.said["again"])
     assert len((tuned.folder / "training" / "curve.jsonl").read_text().splitlines()) == 12
+
+
+def test_a_model_whose_audit_passes_gets_the_alias_and_is_given_out_by_it(
+    tuned: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The audit of before, as if every rule on privacy had been met: twelve steps on six utterances meet none."""
+    told = Path(json.loads((tuned.folder / "result.json").read_text())["reports"]["after"])
+    report = Report.model_validate_json(told.with_suffix(".json").read_text())
+    rules = tuple(rule.model_copy(update={"passed": True}) for rule in report.rules)
+    outcome = SimpleNamespace(report=report.model_copy(update={"rules": rules}), paths={"report": told})
+    monkeypatch.setattr(finetune_evaluation, "run_job", lambda *_: outcome)
+    monkeypatch.setattr(finetune_evaluation, "ray_session", nullcontext)
+    output = tuned.folder.parents[1]
+    with pytest.raises(InputError, match="did not pass its audit"):
+        download_model("models:/smoke/1", output)
+    arguments = ["--config", "smoke", "--index", output.parent / "index.parquet", "--output", output]
+    said = voxveil_here("finetune", "evaluate", *arguments, "--name", "smoke", "--model", tuned.base)
+    assert said.returncode == 0, said.stderr
+    assert "has the alias approved now" in said.stderr
+    given = download_model("models:/smoke@approved", output) / "streamvoiceanon.safetensors"
+    assert given.read_bytes() == (tuned.folder / "model" / "streamvoiceanon.safetensors").read_bytes()
