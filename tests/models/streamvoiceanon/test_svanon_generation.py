@@ -4,6 +4,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -139,6 +140,36 @@ def test_memory_stays_flat_over_a_long_utterance(tiny_model: StreamVoiceAnon, vo
         peaks.append(1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))
     assert len(result) == len(wave)
     assert peaks[1] - peaks[0] < 4 * (len(wave) - len(short)) * 4 + 32 * 2**20
+
+
+def test_what_is_held_at_once_does_not_grow_with_an_utterance(
+    tiny_model: StreamVoiceAnon, voices, speech, monkeypatch
+) -> None:
+    """An hour is computed as a minute is: the longest chunk and the room of a sequence are the same."""
+    longest: dict[str, int] = {}
+
+    def watched(owner: Any, name: str, axis: int) -> None:
+        function = getattr(owner, name)
+
+        def watching(x: Tensor, *rest: Any) -> Any:
+            longest[name] = max(longest.get(name, 0), x.shape[axis])
+            return function(x, *rest)
+
+        monkeypatch.setattr(owner, name, watching)
+
+    room, lm = [], tiny_model.acoustic_lm
+    initial_state = lm.initial_state
+    monkeypatch.setattr(lm, "initial_state", lambda *sizes: room.append(sizes) or initial_state(*sizes))
+    watched(tiny_model.content_encoder, "forward", 1)
+    watched(tiny_model.codec, "decode", 2)
+    seen = []
+    for seconds in (40.0, 80.0):  # both are refilled: 768 frames are 36 seconds
+        longest.clear()
+        tiny_model.anonymize([speech(seconds)], [voices[0]])
+        seen.append(dict(longest))
+    assert seen[0] == seen[1]
+    assert seen[0].keys() == {"forward", "decode"}
+    assert room[0] == room[-1]
 
 
 def test_an_empty_utterance_stays_empty(tiny_model: StreamVoiceAnon, voices) -> None:
