@@ -76,4 +76,4 @@ def register_attacker(record: TrainingRecord, card: AttackerCard, folder: Path) 
         "speakers": str(card.speakers),
         "initial": card.initial or "from scratch",
     }
-    return f"models:/{name}/{record.register(name, folder, lineage)}"
+    return f"models:/{name}/{record.register(name, folder, lineage, to_audit=False)}"

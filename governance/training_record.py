@@ -4,6 +4,7 @@ A training has one run, found again by the training's id, so that one that was c
 MLflow does not answer the curve waits here, and the training goes on; what needs an answer raises TrackingUnavailable.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -134,16 +135,15 @@ class TrainingRecord:
             self.client.set_tag(self.run_id, "ended", how)
             self.client.set_terminated(self.run_id, "FAILED" if how == "not finite" else "FINISHED")
 
-    def register(self, name: str, folder: Path, lineage: Mapping[str, str]) -> str:
+    def register(self, name: str, folder: Path, lineage: Mapping[str, str], to_audit: bool) -> str:
         """Keep a model folder as the newest version of a registered model, without an alias; return the version.
 
-        Each lies under the `weights` digest of its lineage, so that a later export never changes what a version is.
-        Raises TrackingUnavailable.
+        Its files lie under their digest, so that a later export never changes what a version is. One that is `to_audit`
+        is tagged so, until `judged`. Raises TrackingUnavailable.
         """
         from mlflow.exceptions import MlflowException
 
-        path = f"model-{lineage['weights']}"
-
+        path = f"model-{folder_digest(folder)}"
         with told_in_one_line(self.uri), patience(WORK):
             client = self.client
             client.log_artifacts(self.run_id, str(folder), path)
@@ -153,7 +153,8 @@ class TrainingRecord:
                 if fault.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             source = f"{client.get_run(self.run_id).info.artifact_uri}/{path}"
-            tags = {safe_key(key): str(value) for key, value in lineage.items()} | {AUDIT_TAG: "not audited"}
+            tags = {safe_key(key): str(value) for key, value in lineage.items()}
+            tags |= {AUDIT_TAG: "not audited"} if to_audit else {}
             version = client.create_model_version(name, source, self.run_id, tags=tags)
             client.set_terminated(self.run_id, "FINISHED")
             return str(version.version)
@@ -173,3 +174,12 @@ class TrainingRecord:
             elif holds:
                 client.delete_registered_model_alias(name, alias)
             client.set_terminated(self.run_id, "FINISHED")
+
+
+def folder_digest(folder: Path) -> str:
+    """Return a digest of the names and bytes of all files below a folder."""
+    whole = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with file.open("rb") as opened:
+            whole.update(f"{file.relative_to(folder)}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+    return whole.hexdigest()

@@ -270,7 +270,7 @@ def export_finetune(job: FinetuneJob, track: "Track") -> Exported:
     training = training_id(job.folder / "training", "voxveil finetune run")
     with TrainingRecord(tracking_uri(job.output), job.name, training, "fine-tuning") as record:
         record.files(job.folder / "samples", "samples")
-        version = record.register(job.name, model, lineage | {"validation": str(progress.best)})
+        version = record.register(job.name, model, lineage | {"validation": str(progress.best)}, to_audit=True)
     write_document(job.folder / "model.json", {"version": version, **lineage})
     return Exported(model, version, progress.step)
 

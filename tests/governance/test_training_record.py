@@ -52,13 +52,13 @@ def test_a_version_has_its_lineage_and_the_alias_only_after_it_passed(uri: str, 
     (model / "weights").write_text("w")
     client = MlflowClient(tracking_uri=uri)
     with record_of(uri) as record:
-        first = record.register("calm", model, {"base": "aa", "weights": "w1"})
-        assert client.get_model_version("calm", first).tags == {"base": "aa", "weights": "w1", "audit": "not audited"}
+        first = record.register("calm", model, {"base": "aa"}, to_audit=True)
+        assert client.get_model_version("calm", first).tags == {"base": "aa", "audit": "not audited"}
         assert client.get_model_version("calm", first).aliases == []
         record.judged("calm", first, "approved", None)
         assert str(client.get_model_version_by_alias("calm", "approved").version) == first
         (model / "weights").write_text("others")
-        second = record.register("calm", model, {"base": "aa", "weights": "w2"})
+        second = record.register("calm", model, {"base": "aa"}, to_audit=True)
         record.judged("calm", second, "approved", "2 of the 5 privacy rules are not met")
         assert str(client.get_model_version_by_alias("calm", "approved").version) == first
         assert client.get_model_version("calm", second).tags["audit"].startswith("2 of the 5")

@@ -16,7 +16,7 @@ def test_a_version_that_no_audit_let_pass_is_not_given_out(tmp_path: Path, monke
     model.mkdir()
     (model / "weights").write_text("w")
     with TrainingRecord(uri, "calm", "training-1", "fine-tuning") as record:
-        version = record.register("calm", model, {"weights": "w1"})
+        version = record.register("calm", model, {}, to_audit=True)
         with pytest.raises(InputError, match=r"did not pass its audit \(not audited\): take one that did"):
             download_model(f"models:/calm/{version}", tmp_path / "out")
         record.judged("calm", version, "approved", "2 of the 5 privacy rules are not met")
