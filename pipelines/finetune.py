@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from governance.tracking import tracking_uri
-from governance.training_record import TrainingRecord
+from governance.training_record import TrainingRecord, folder_digest
 from models import registry
 from operators.codes import ComputeCodes
 from operators.schema import InputError
@@ -263,7 +263,7 @@ def export_finetune(job: FinetuneJob, track: "Track") -> Exported:
     }
     model = job.folder / "model"
     write_model(model, base, task.export(), lineage)
-    lineage["weights"] = digest_of(registry.digest(model))
+    lineage["weights"] = folder_digest(model)
     track.say(f"the model of step {progress.step} is in {model}")
     if job.samples:
         write_samples(job.folder / "samples", str(base.folder), model, feed, job.samples, prepared.recipe.frame_rate)

@@ -15,11 +15,9 @@ import pyarrow.parquet as pq
 from governance.policy import load_policy
 from governance.report import Figure, Report
 from governance.tracking import tracking_uri
-from governance.training_record import TrainingRecord
-from models import registry
+from governance.training_record import TrainingRecord, folder_digest
 from operators.decode import Decode, Unusable
 from operators.schema import AUDIO_TYPE, InputError
-from pipelines.anonymize import digest_of
 from pipelines.cluster import ray_session
 from pipelines.config import Job, ephemeral_key, load_job
 from pipelines.finetune import feed_of, read_document, same_base, write_document
@@ -76,7 +74,7 @@ def evaluate_finetune(job: FinetuneJob, track: "Track") -> Judgement:
     prepared = read_prepared(job.folder / "prepared", "voxveil finetune prepare")
     base = same_base(job, prepared)
     exported = read_document(job.folder / "model.json", "voxveil finetune export")
-    if exported["weights"] != digest_of(registry.digest(job.folder / "model")):
+    if exported["weights"] != folder_digest(job.folder / "model"):
         raise InputError(f"{job.folder / 'model'} is not what version {exported['version']} is: export it again")
     feed = feed_of(job, base, prepared)
     if job.evaluation_index:
