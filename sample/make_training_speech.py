@@ -8,7 +8,8 @@ Debian's fortunes. The environment is that of make_sample.py; the texts are two 
         --utterances 2000
 
 Each voice speaks in turn, every other utterance in an expressive manner, so that any number is a fair share of all.
-Audio that is there already is kept, and metadata.csv tells what there is: stop it and go on as you like. Its index:
+The folder alignments says when each phoneme was said,
+by the durations that the model computed itself. Audio that is there already is kept, and metadata.csv tells what there is: stop it and go on as you like. Its index:
 
     voxveil prepare folder speech --embed --output corpus/synthetic.parquet
 """
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import soundfile
-from synthesizer import SAMPLE_RATE, Kokoro, Utterance
+from synthesizer import SAMPLE_RATE, Kokoro, Spoken, Utterance
 
 VOICES = 80
 LEFT_OUT = {"af_nicole"}  # whispers
@@ -90,6 +91,14 @@ def write_table(utterances: list[Utterance], path: Path) -> None:
         )
 
 
+def write_alignment(spoken: Spoken, path: Path) -> None:
+    """What was said when: a phoneme and its end in seconds a line."""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(
+            (name, f"{end:.3f}") for name, end in zip(spoken.phonemes, spoken.ends, strict=True)
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make synthetic speech to train on.")
     parser.add_argument("--voices", type=Path, required=True, help="the folder package/voices of npm's kokoro-js")
@@ -100,7 +109,9 @@ def main() -> None:
     arguments = parser.parse_args()
     kokoro = Kokoro(arguments.voices, arguments.threads)
     audio = arguments.output / "audio"
-    audio.mkdir(parents=True, exist_ok=True)
+    alignments = arguments.output / "alignments"
+    for folder in (audio, alignments):
+        folder.mkdir(parents=True, exist_ok=True)
     utterances = plan(sorted(kokoro.styles), read_sentences(arguments.texts), arguments.utterances)
     seconds = 0.0
     for number, utterance in enumerate(utterances, 1):
@@ -108,7 +119,9 @@ def main() -> None:
         if path.exists():
             seconds += soundfile.info(path).duration
             continue
-        samples = kokoro.speak(utterance)
+        spoken = kokoro.speak_aligned(utterance)
+        samples = spoken.samples
+        write_alignment(spoken, alignments / f"{utterance.utt_id}.csv")
         partial = path.with_suffix(".partial")
         soundfile.write(partial, samples, SAMPLE_RATE, "PCM_16", format="FLAC")
         partial.replace(path)

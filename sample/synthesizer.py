@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import soxr
 from kokoro_onnx.tokenizer import Tokenizer
@@ -18,6 +19,7 @@ from kokoro_onnx.tokenizer import Tokenizer
 HERE = Path(__file__).parent
 MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 MODEL_RATE = 24_000  # Hz
+DURATIONS = "/encoder/Clip_output_0"  # what the model computes of each token's length, in steps of its own
 SAMPLE_RATE = 16_000  # Hz
 
 STRENGTH = 0.8  # how far an expressive utterance goes from neutral (0) to the manner found (1)
@@ -45,6 +47,18 @@ class Utterance:
         return self.voice[0][1]
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """Float samples at SAMPLE_RATE; the token that each phoneme was, and where it ends, in seconds.
+
+    The first token and the last one are silence, "".
+    """
+
+    samples: np.ndarray
+    phonemes: list[str]
+    ends: np.ndarray
+
+
 class Kokoro:
     """Kokoro-82M with its style vectors; `styles` maps a voice to float32 (tokens, 256)."""
 
@@ -55,17 +69,25 @@ class Kokoro:
             raise SystemExit("the four model packages do not make up the model that these scripts were written for")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(model, options)
+        self.session = onnxruntime.InferenceSession(with_durations(model), options)
         self.tokenizer = Tokenizer()
+        self.names = {number: name for name, number in self.tokenizer.vocab.items()}
         self.styles = {path.stem: read_style(path) for path in sorted(voices.glob("*.bin"))}
         self.expressive = json.loads((HERE / "expressive_styles.json").read_text())
 
     def speak(self, utterance: Utterance) -> np.ndarray:
         """Float samples at SAMPLE_RATE, at a level that varies as people's do."""
+        return self.speak_aligned(utterance).samples
+
+    def speak_aligned(self, utterance: Utterance) -> Spoken:
+        """The same with its phonemes, and when each of them was said."""
         tokens = self.tokens(utterance.text, utterance.voice)
         style, speed = self.style(len(tokens), utterance.voice, utterance.emotion)
         inputs = {"tokens": [[0, *tokens, 0]], "style": style[None], "speed": np.array([speed], np.float32)}
-        return finish(self.session.run(None, inputs)[0], utterance)
+        samples, durations = self.session.run(None, inputs)
+        ends = np.cumsum(durations.ravel()) / durations.sum() * len(samples) / MODEL_RATE
+        samples, skipped = finish(samples, utterance)
+        return Spoken(samples, ["", *(self.names[token] for token in tokens), ""], ends - skipped)
 
     def tokens(self, text: str, voice: Sequence[str]) -> list[int]:
         """British voices speak British English, and all others American."""
@@ -86,18 +108,29 @@ class Kokoro:
         return np.concatenate([own[:128], own[128:] + move]).astype(np.float32), speed
 
 
+def with_durations(model: bytes) -> bytes:
+    """The same model with the tokens' durations as a second output."""
+    graph = onnx.load_from_string(model)
+    graph.graph.output.append(onnx.helper.make_empty_tensor_value_info(DURATIONS))
+    return graph.SerializeToString()
+
+
 def read_style(path: Path) -> np.ndarray:
     """A voice's style for each count of tokens: (510, 256)."""
     return np.fromfile(path, dtype="<f4").reshape(510, 256)
 
 
-def finish(samples: np.ndarray, utterance: Utterance) -> np.ndarray:
-    """At SAMPLE_RATE, trimmed to short silences, at a level that varies as people's do, within full scale."""
+def finish(samples: np.ndarray, utterance: Utterance) -> tuple[np.ndarray, float]:
+    """At SAMPLE_RATE, trimmed to short silences, at a level that varies as people's do, within full scale.
+
+    With it, how many seconds were cut off before.
+    """
     samples = soxr.resample(samples, MODEL_RATE, SAMPLE_RATE, quality="VHQ")
     loud = np.flatnonzero(np.abs(samples) > np.abs(samples).max() * 10 ** (SILENCE_DB / 20))
     margin = round(MARGIN * SAMPLE_RATE)
-    samples = samples[max(0, loud[0] - margin) : loud[-1] + margin]
+    begin = max(0, loud[0] - margin)
+    samples = samples[begin : loud[-1] + margin]
     level = PEAK_DB[utterance.emotion]
     for spread, key in ((SPEAKER_SPREAD_DB, utterance.speaker_id), (UTTERANCE_SPREAD_DB, utterance.utt_id)):
         level += np.random.default_rng(list(key.encode())).uniform(-spread, spread)
-    return samples / np.abs(samples).max() * 10 ** (min(level, -1.0) / 20)
+    return samples / np.abs(samples).max() * 10 ** (min(level, -1.0) / 20), begin / SAMPLE_RATE
