@@ -69,6 +69,8 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
     },
 }
 
+PHONES = "pypi://voxveil/models/weights/phones_whisper_tiny.safetensors"
+
 KNOWN: Mapping[str, Known] = {
     PROFILES["embedded"]["speaker"]: Known(
         licence="Apache-2.0",

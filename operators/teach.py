@@ -25,6 +25,7 @@ class TeacherKind:
 
 TEACHERS = {
     "whisper": TeacherKind(registry.PROFILES["embedded"]["whisper"], None),
+    "phones": TeacherKind(registry.PHONES, None),
     "wav2vec2": TeacherKind(registry.PROFILES["standard"]["emotion"], CLASSES),
     "emotion2vec": TeacherKind(None, (*CLASSES, "disgust", "disgusted", "fear", "fearful", "surprise", "surprised")),
 }
@@ -32,11 +33,18 @@ TEACHERS = {
 
 def load_teacher(name: str, weights: str, device: str) -> "Teacher":
     """Load a teacher of `TEACHERS`. Raises WeightsMissing, ValueError or ImportError, one line each."""
-    from models.streamvoiceanon.training.teachers import Emotion2vecTeacher, SpeechBrainTeacher, WhisperTeacher
+    from models.streamvoiceanon.training.teachers import (
+        Emotion2vecTeacher,
+        PhoneTeacher,
+        SpeechBrainTeacher,
+        WhisperTeacher,
+    )
 
     path = registry.resolve(weights).path
     if name == "whisper":
         return WhisperTeacher(path, device=device)
+    if name == "phones":
+        return PhoneTeacher(registry.resolve(registry.PROFILES["embedded"]["whisper"]).path, path, device=device)
     if name == "wav2vec2":
         return SpeechBrainTeacher(path, device)
     return Emotion2vecTeacher(path, device)

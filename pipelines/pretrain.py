@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pipelines.training.feed import Feed
     from pipelines.training.loop import Ending
 
-TEACHER = "whisper"
+WHISPER = registry.PROFILES["embedded"]["whisper"]
 
 
 def pretrain(stage: Stage, job: PretrainJob, resume: bool, track: "Track") -> "Ending":
@@ -121,9 +121,9 @@ def prepare_stage(stage: Stage, job: PretrainJob, base: Base, track: "Track") ->
     else:
         steps, columns = [(CountFrames, {"frame_samples": frames.samples})], {"frames": pa.int32()}
         if stage == "content":
-            weights = TEACHERS[TEACHER].weights or ""
-            teacher = f"{TEACHER} {digest_of(registry.resolve(weights).digests)}"
-            steps.append((Teach, {"teacher": TEACHER, "weights": weights, "device": device, **rates}))
+            weights = TEACHERS[job.teacher].weights or ""
+            teacher = f"{job.teacher} {digest_of(registry.resolve(weights).digests)}"
+            steps.append((Teach, {"teacher": job.teacher, "weights": weights, "device": device, **rates}))
             columns |= {"teacher": pa.list_(pa.float32()), "teacher_width": pa.int32()}
         steps.append((Encode, {"sample_rate": frames.sample_rate}))
         columns |= {"audio": AUDIO_TYPE}
@@ -151,6 +151,7 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
         LanguageModelTaskConfig,
         language_model,
     )
+    from models.streamvoiceanon.training.teachers import PROSODY
     from models.streamvoiceanon.training.whisper_weights import load_whisper
     from pipelines.training.waves_feed import WavesFeed
 
@@ -165,7 +166,7 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             own = {key: value.clone() for key, value in weights.items()}  # those are mapped, training writes to these
             load_networks({NETWORKS[stage]: network}, {NETWORKS[stage]: own})
     elif stage == "content" and sizes.content_encoder.whisper is not None:
-        load_whisper(network.backbone, registry.resolve(TEACHERS[TEACHER].weights or "").path)
+        load_whisper(network.backbone, registry.resolve(WHISPER).path)
     if stage == "lm":
         pairs = PairSettings(
             pairing="speaker",
@@ -197,6 +198,8 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
     width = feed.item(feed.training[0], 0, 1)["teacher"].shape[1]
     wanted = ContentTaskConfig(
         width,
+        phones=width - PROSODY if job.teacher == "phones" else 0,
+        prosody_weight=job.prosody_weight,
         speakers=len(feed.speakers) if job.forgetting_weight else 0,
         forgetting_weight=job.forgetting_weight,
         spelling_weight=job.spelling_weight,

@@ -39,6 +39,12 @@ class PretrainJob(BaseModel):
         le=1,
         description="content, lm: share of speech that the content encoder hears in another voice and room.",
     )
+    teacher: Literal["whisper", "phones"] = Field(
+        "whisper", description="content: what codes have to tell: Whisper's features, or phonemes and prosody."
+    )
+    prosody_weight: float = Field(
+        1.0, ge=0, description="content: how much prosody counts beside phonemes, where they are the teacher."
+    )
     forgetting_weight: float = Field(
         0.0, ge=0, description="content: how hard codes are to tell the training's speakers apart; 0 does not ask."
     )

@@ -1,7 +1,7 @@
 """Training the content encoder: codes that say what Whisper's encoder hears, and not who speaks.
 
 The encoder's features are quantized to the signs of a few components on the unit sphere (binary spherical quantization,
-Zhao et al., 2024, arXiv 2406.07548); from the codes alone a small head has to tell the teacher's frames. Two entropies
+Zhao et al., 2024, arXiv 2406.07548); from the codes alone a small head has to tell the teacher's frames: Whisper's features, or phonemes and prosody. Two entropies
 keep the codes in use: each frame should be sure of its code, all frames together should use them all. Where speakers
 are labelled, a classifier tries to recognise them from the codes, and the encoder, through a reversed gradient, tries
 to let it fail (Ganin & Lempitsky, 2015, arXiv 1409.7495). Where texts are known, the codes have to spell them. Head,
@@ -30,12 +30,15 @@ from models.streamvoiceanon.whisper_trunk import RING
 class ContentTaskConfig:
     """What the loss is made of.
 
-    `teacher_width` is the width of the teacher's frames, `reach` how many frames before and after its own the head may
+    `teacher_width` is the width of the teacher's frames; the first `phones` of it are probabilities that sum to one, and
+    what follows counts by `prosody_weight` (0 phones: all of it is features). `reach` how many frames before and after its own the head may
     read (the language model reads ahead as well, by its delay). `sharpness` is that of the soft assignment to codes.
     `speakers` is how many there are to forget; 0 leaves the classifier out, and a `spelling_weight` of 0 the speller.
     """
 
     teacher_width: int
+    phones: int = 0
+    prosody_weight: float = 1.0
     head_width: int = 256
     reach: int = 2
     sharpness: float = 20.0
@@ -106,6 +109,8 @@ class ContentTask:
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """The losses, "explained" (the share of the teacher's variance that the codes tell; chance is 0), and "codes".
+        Where phonemes are the teacher's, "explained" is of prosody, "phones" the cross-entropy of phonemes, and
+        "agreement" how often the likeliest is the teacher's.
 
         "codes" is the perplexity of the codes as a share of their number, "misspelt" the share of letters that are.
         "total" is distillation and spelling: how sure and how diverse codes are says nothing of how good they are.
@@ -152,15 +157,9 @@ class ContentTask:
         codes = on_corner(points).transpose(1, 2) * mask.unsqueeze(1)  # (B, bits, frames)
         told = player.head(codes).transpose(1, 2)[mask]
         wanted = player.standardiser(batch["teacher"][mask].float())
-        squares = (told - wanted).square().mean()
-        cosine = (1.0 - F.cosine_similarity(told, wanted, dim=-1)).mean()
+        figures = self._distance(told, batch["teacher"][mask].float(), wanted)
         certainty, diversity = entropies(points[mask], config.sharpness)
-        figures = {
-            "distillation": squares + cosine,
-            "explained": 1.0 - squares / wanted.square().mean(),
-            "certainty": certainty,
-            "diversity": player.encoder.config.bits * math.log(2) - diversity,
-        }
+        figures |= {"certainty": certainty, "diversity": player.encoder.config.bits * math.log(2) - diversity}
         total = figures["distillation"] + config.certainty_weight * certainty - config.diversity_weight * diversity
         if player.namer is not None and "speaker" in batch:  # held-out speakers have no number
             reversed_codes = _ReversedGradient.apply(codes, config.forgetting_weight)
@@ -173,6 +172,24 @@ class ContentTask:
             figures["spelling"] = spelling_loss(likely, mask.sum(1), batch["letters"], batch["letter_counts"])
             total = total + config.spelling_weight * figures["spelling"]
         return {"total": total, **{name: value.detach() for name, value in figures.items()}}
+
+
+    def _distance(self, told: Tensor, heard: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+        """ "distillation" and what says how good it is, of frames [N, width]: told, heard, and heard standardised."""
+        phones = self.config.phones
+        squares = (told - wanted)[:, phones:].square().mean()
+        explained = 1.0 - squares / wanted[:, phones:].square().mean()
+        if not phones:
+            cosine = (1.0 - F.cosine_similarity(told, wanted, dim=-1)).mean()
+            return {"distillation": squares + cosine, "explained": explained}
+        logits, said = told[:, :phones], heard[:, :phones]
+        surprise = F.cross_entropy(logits.float(), said)
+        return {
+            "distillation": surprise + self.config.prosody_weight * squares,
+            "phones": surprise,
+            "agreement": (logits.argmax(-1) == said.argmax(-1)).float().mean(),
+            "explained": explained,
+        }
 
 
 def on_corner(points: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Teachers: models that hear speech and say, frame by frame, what a network in training should come to know.
 
+`PhoneTeacher` is embedded and says phonemes and prosody, which is what a content encoder should keep of speech;
 `WhisperTeacher` is embedded (its encoder's frames carry words, and enough of the voice's manner that this project's
 emotion head reads them); `SpeechBrainTeacher` is the wav2vec2 recogniser fine-tuned on IEMOCAP; `Emotion2vecTeacher`
 needs the package `funasr`. All hear float32 waves at 16 kHz and answer with frames at their own rate, which `to_frames`
@@ -13,6 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+PROSODY = 3  # channels of `prosody`
 
 Wave = NDArray[np.float32]
 Frames = NDArray[np.float32]  # [frames, width]
@@ -48,6 +51,54 @@ class WhisperTeacher:
             real = [window[:count] for window, count in zip(encoding.windows, encoding.frames, strict=True)]
             frames.append(np.concatenate(real).astype(np.float32))
         return frames
+
+
+class PhoneTeacher:
+    """What is said and how, and not by whom: [n, phones + PROSODY].
+
+    First the probability of each phoneme, as a head on Whisper's encoder hears it, then `prosody`.
+    """
+
+    sample_rate = 16_000
+    rate = 50.0
+
+    def __init__(self, whisper: Path, head: Path, threads: int = 1, device: str = "cpu") -> None:
+        from models.phones import PhoneHead
+
+        self._whisper = WhisperTeacher(whisper, threads, device)
+        self._head = PhoneHead.load(head)
+        self.width = len(self._head.phones) + PROSODY
+
+    def features(self, waves: Sequence[Wave]) -> list[Frames]:
+        from models.phones import distributions
+
+        heard = [distributions(self._head, frames) for frames in self._whisper.features(waves)]
+        return [
+            np.concatenate([phones, prosody(wave, len(phones))], axis=1)
+            for wave, phones in zip(waves, heard, strict=True)
+        ]
+
+
+def prosody(wave: Wave, frames: int) -> Frames:
+    """Return [frames, PROSODY] of a wave at 16 kHz, 50 a second: voiced or not, pitch, level.
+
+    Pitch is in octaves above the utterance's median, level in tens of decibels below its loud places, so that both tell
+    how something was said and little of who has such a voice. Between voiced frames pitch goes straight on.
+    """
+    from models.pitch import HOP, fundamental_frequency
+
+    frequency = fundamental_frequency(wave)
+    voiced = np.isfinite(frequency)
+    octaves = np.zeros(len(frequency))
+    if voiced.any():
+        above = np.log2(frequency[voiced] / np.median(frequency[voiced]))
+        octaves = np.interp(np.arange(len(frequency)), np.flatnonzero(voiced), np.clip(above, -1.0, 1.0))
+    spans = np.lib.stride_tricks.sliding_window_view(np.pad(wave, (HOP, HOP)), 2 * HOP)[::HOP]
+    level = 10.0 * np.log10(np.square(spans, dtype=np.float64).mean(1) + 1e-10)
+    level = np.clip(level - np.quantile(level, 0.95), -40.0, 10.0) / 10.0
+    count = min(len(voiced), len(level))
+    told = np.stack([voiced[:count], octaves[:count], level[:count]], axis=1)
+    return to_frames(told, 16_000 / HOP, 50.0, frames)
 
 
 class SpeechBrainTeacher:
