@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 PAUSE = ""  # the phoneme of silence
-UNSPOKEN = frozenset("ˈˌː ")  # stress and length, which belong to a neighbour, and the gap between two words
-PUNCTUATION = frozenset(".,;:!?—…\"()“”")
+STRESS, LENGTH = frozenset("\u02c8\u02cc"), "\u02d0"  # they belong to the vowel that follows, or that was before
+UNSPOKEN = STRESS | {LENGTH, " "}  # the last is the gap between two words
+PUNCTUATION = frozenset('.,;:!?—…"()“”')
 LONGEST_GAP = 0.1  # seconds: a longer gap between two words is a pause
 
 
 class PhoneHead(nn.Module):
     """Frames [B, n, width] to log-probabilities of `phones`, [B, n, phones]; sees two frames to each side."""
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, width: int, phones: Sequence[str], hidden: int = 256) -> None:
         super().__init__()
@@ -66,13 +70,13 @@ def phones_at(names: Sequence[str], ends: Sequence[float], frames: int, rate: fl
     `names` are a synthesizer's tokens and `ends` when each of them ends, in seconds.
     """
     said = [_phone(name, end - start) for name, start, end in zip(names, [0.0, *ends[:-1]], ends, strict=True)]
-    following = None  # stress is said before its vowel: what it lasts is the vowel's
+    following = None
     for place in reversed(range(len(names))):
-        if names[place] in ("ˈ", "ˌ"):
+        if names[place] in STRESS:
             said[place] = following
         following = said[place]
     for place in range(1, len(names)):
-        if names[place] == "ː":
+        if names[place] == LENGTH:
             said[place] = said[place - 1]
     middles = (np.arange(frames) + 0.5) / rate
     return [said[min(place, len(said) - 1)] for place in np.searchsorted(ends, middles, side="right")]

@@ -92,6 +92,11 @@ KNOWN: Mapping[str, Known] = {
         source="this project's own, trained on EmoDB by pipelines.train_emotion",
         digests={"emotion_emodb.safetensors": "97b52c7b50999db5e284d93b7923cc255925a67844138f0e41447be0471ef4df"},
     ),
+    PHONES: Known(
+        licence="Apache-2.0",
+        source="this project's own, trained on synthetic speech by pipelines.train_phones",
+        digests={"phones_whisper_tiny.safetensors": "894ab624275bd46ae1baafc07441c1b63a464e28a51b78a713beba009c5c76f6"},
+    ),
     PROFILES["embedded"]["quality"]: Known(
         licence="MIT",
         source="DNSMOS of Microsoft's DNS Challenge",

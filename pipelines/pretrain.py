@@ -178,7 +178,8 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             seed=settings.seed,
             max_frames=sizes.acoustic_lm.max_frames,
         )
-        task = LanguageModelTask(network, LanguageModelTaskConfig(content_weight=job.content_weight))
+        losses = LanguageModelTaskConfig(job.content_weight, corrupted=job.corrupted, seed=settings.seed)
+        task = LanguageModelTask(network, losses)
         return task, CodesFeed(parts, pairs, settings.batch_size, teacher=False)
     crop = max(1, round(job.crop_seconds / sizes.frames.seconds))
     feed = WavesFeed(

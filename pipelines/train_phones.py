@@ -26,7 +26,7 @@ RATE = 50.0  # frames a second
 EPOCHS, BATCH = 12, 16
 HELD_OUT = 10  # every tenth voice
 UNKNOWN = -100  # what cross-entropy ignores
-Utterance = tuple[str, NDArray[np.float32], list[str | None]]  # voice, frames [n, width], phoneme of each
+Utterance = tuple[str, NDArray[np.float16], list[str | None]]  # voice, frames [n, width], phoneme of each
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,9 +7,9 @@ Debian's fortunes. The environment is that of make_sample.py; the texts are two 
     /tmp/sample/bin/python sample/make_training_speech.py --voices /tmp/package/voices --texts texts --output speech \
         --utterances 2000
 
-Each voice speaks in turn, every other utterance in an expressive manner, so that any number is a fair share of all.
-The folder alignments says when each phoneme was said,
-by the durations that the model computed itself. Audio that is there already is kept, and metadata.csv tells what there is: stop it and go on as you like. Its index:
+Each voice speaks in turn, every other utterance in an expressive manner, so that any number is a fair share of all. The
+folder alignments says when each phoneme was said, by the durations that the model computed itself. Audio that is there
+already is kept, and metadata.csv tells what there is: stop it and go on as you like. Its index:
 
     voxveil prepare folder speech --embed --output corpus/synthetic.parquet
 """
@@ -94,9 +94,7 @@ def write_table(utterances: list[Utterance], path: Path) -> None:
 def write_alignment(spoken: Spoken, path: Path) -> None:
     """What was said when: a phoneme and its end in seconds a line."""
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows(
-            (name, f"{end:.3f}") for name, end in zip(spoken.phonemes, spoken.ends, strict=True)
-        )
+        csv.writer(file).writerows((name, f"{end:.3f}") for name, end in zip(spoken.phonemes, spoken.ends, strict=True))
 
 
 def main() -> None:

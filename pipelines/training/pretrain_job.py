@@ -56,6 +56,12 @@ class PretrainJob(BaseModel):
     content_weight: float = Field(
         1.0, ge=0, description="lm: how much the next content code counts, which generation does not use."
     )
+    corrupted: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="lm: share of past acoustic frames that are read as others, as its own mistakes are.",
+    )
     min_seconds: float = Field(0.5, ge=0, description="Shorter utterances are left out.")
     max_seconds: float = Field(20.0, gt=0, le=LONGEST_SECONDS, description="Longer utterances are left out.")
     validation_share: float = Field(0.05, gt=0, lt=1, description="Share of speakers held out, one at least.")

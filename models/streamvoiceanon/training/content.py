@@ -1,11 +1,11 @@
-"""Training the content encoder: codes that say what Whisper's encoder hears, and not who speaks.
+"""Training the content encoder: codes that say what was said and how, and not who speaks.
 
 The encoder's features are quantized to the signs of a few components on the unit sphere (binary spherical quantization,
-Zhao et al., 2024, arXiv 2406.07548); from the codes alone a small head has to tell the teacher's frames: Whisper's features, or phonemes and prosody. Two entropies
-keep the codes in use: each frame should be sure of its code, all frames together should use them all. Where speakers
-are labelled, a classifier tries to recognise them from the codes, and the encoder, through a reversed gradient, tries
-to let it fail (Ganin & Lempitsky, 2015, arXiv 1409.7495). Where texts are known, the codes have to spell them. Head,
-classifier and speller serve training alone.
+Zhao et al., 2024, arXiv 2406.07548); from the codes alone a small head has to tell the teacher's frames: Whisper's
+features, or phonemes and prosody. Two entropies keep the codes in use: each frame should be sure of its code, all of
+them together should use every code. Where speakers are labelled, a classifier tries to recognise them from the codes,
+and the encoder, by a reversed gradient, tries to let it fail (Ganin & Lempitsky, 2015, arXiv 1409.7495). Where texts
+are known, the codes may have to spell them. Head, classifier and speller serve training alone.
 """
 
 import math
@@ -30,10 +30,11 @@ from models.streamvoiceanon.whisper_trunk import RING
 class ContentTaskConfig:
     """What the loss is made of.
 
-    `teacher_width` is the width of the teacher's frames; the first `phones` of it are probabilities that sum to one, and
-    what follows counts by `prosody_weight` (0 phones: all of it is features). `reach` how many frames before and after its own the head may
-    read (the language model reads ahead as well, by its delay). `sharpness` is that of the soft assignment to codes.
-    `speakers` is how many there are to forget; 0 leaves the classifier out, and a `spelling_weight` of 0 the speller.
+    `teacher_width` is the width of the teacher's frames; the first `phones` of it are probabilities that sum to one,
+    and what follows counts by `prosody_weight` (0 phones: all of it is features). `reach` is how many frames before and
+    after its own the head may read (the language model reads ahead as well, by its delay). `sharpness` is that of the
+    soft assignment to codes. `speakers` is how many there are to forget; 0 leaves the classifier out, and a
+    `spelling_weight` of 0 the speller.
     """
 
     teacher_width: int
@@ -172,7 +173,6 @@ class ContentTask:
             figures["spelling"] = spelling_loss(likely, mask.sum(1), batch["letters"], batch["letter_counts"])
             total = total + config.spelling_weight * figures["spelling"]
         return {"total": total, **{name: value.detach() for name, value in figures.items()}}
-
 
     def _distance(self, told: Tensor, heard: Tensor, wanted: Tensor) -> dict[str, Tensor]:
         """ "distillation" and what says how good it is, of frames [N, width]: told, heard, and heard standardised."""

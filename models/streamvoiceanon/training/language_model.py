@@ -33,7 +33,9 @@ class LanguageModelTaskConfig:
 
     `teacher_width` is the width of the teacher's frames; 0 trains without any. With a `distillation_weight` of 0 the
     head learns what it can from hidden states that do not move for it: a probe, to compare with. `validation_delay`
-    (frames) is the delay that held-out batches are measured with. `seed` draws the head's first weights.
+    (frames) is the delay that held-out batches are measured with. `corrupted` is the share of past acoustic frames that
+    are read as other frames of the batch: who writes its own past must live with mistakes, and does not learn little
+    speech by heart as soon. What is predicted stays. `seed` draws the head's first weights.
     """
 
     content_weight: float = 1.0
@@ -42,6 +44,7 @@ class LanguageModelTaskConfig:
     distillation_weight: float = 1.0
     largest_delay: int = MAX_DELAY
     validation_delay: int = 2
+    corrupted: float = 0.0
     seed: int = 0
 
 
@@ -86,7 +89,8 @@ class LanguageModelTask:
         delay = int(torch.randint(0, self.config.largest_delay + 1, (), generator=generator))
         if self._player.standardiser is not None:
             self._player.standardiser.gather(source_frames(batch["teacher"], batch).float())
-        return self._figures(batch, delay)
+        past = corrupt(batch, self.config.corrupted, generator) if self.config.corrupted else batch
+        return self._figures(batch, delay, past)
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
@@ -102,9 +106,9 @@ class LanguageModelTask:
             "acoustic_lm": {key: value.detach().cpu().clone() for key, value in self._player.lm.state_dict().items()}
         }
 
-    def _figures(self, batch: Batch, delay: int) -> dict[str, Tensor]:
+    def _figures(self, batch: Batch, delay: int, past: Batch | None = None) -> dict[str, Tensor]:
         lm = self._player.lm
-        at_content, at_acoustic = slow_states(lm, batch, delay)
+        at_content, at_acoustic = slow_states(lm, past or batch, delay)
         source = source_mask(batch)
         frames = source.shape[1]
         hidden, codes = at_content[:, delay : delay + frames][source], batch["acoustic"].transpose(1, 2)[source]
@@ -160,6 +164,17 @@ def teacher_forced(lm: AcousticLM, batch: Batch, delay: int) -> Tensor:
     starts = lm.decoder.wait4start_embedding.weight[:delay].expand(count, delay, width)
     pairs = torch.stack([content, torch.cat([starts, acoustic], dim=1)], dim=2).flatten(1, 2)
     return torch.cat([lm.condition(batch["style"], batch["timbre"]), pairs], dim=1)
+
+
+def corrupt(batch: Batch, share: float, generator: torch.Generator) -> Batch:
+    """Return the batch with a share of its acoustic frames taken from anywhere in it, drawn from `generator`."""
+    acoustic = batch["acoustic"]  # (B, codebooks, L)
+    count, _, length = acoustic.shape
+    row = torch.randint(0, count, (count, length), generator=generator)
+    place = (torch.rand(count, length, generator=generator) * batch["lengths"].cpu()[row]).long()
+    chosen = (torch.rand(count, length, generator=generator) < share).to(acoustic.device)
+    other = acoustic.transpose(1, 2)[row.to(acoustic.device), place.to(acoustic.device)].transpose(1, 2)
+    return {**batch, "acoustic": torch.where(chosen.unsqueeze(1), other, acoustic)}
 
 
 def source_mask(batch: Batch) -> Tensor:

@@ -180,3 +180,28 @@ def test_codes_learn_to_spell_where_the_text_is_known(waves: list[np.ndarray]) -
     assert after["spelling"] < before["spelling"] / 4
     assert after["misspelt"] <= 0.3  # of eleven letters
     assert after["total"] == pytest.approx(float(after["distillation"] + after["spelling"]))
+
+
+def test_phonemes_are_told_by_cross_entropy_and_prosody_beside_them(batch: Batch) -> None:
+    """Three phonemes, told by which of three bands is loudest, and two channels of prosody."""
+    bands = batch["teacher"]
+    said = torch.nn.functional.one_hot(bands[..., :3].argmax(-1), 3).float()
+    batch["teacher"] = torch.cat([said, bands[..., 3:]], dim=-1)
+    task = make_task(phones=3)
+    before = task.validate(batch)
+    train(task, batch, 100)
+    after = task.validate(batch)
+    assert after["agreement"] > 0.8 > before["agreement"]
+    assert after["phones"] < 0.6 * before["phones"]
+    assert after["explained"] > 0.4 > before["explained"]
+    mask = task._mask(batch)
+    codes = (task._quantized(batch) * mask.unsqueeze(2)).transpose(1, 2)
+    told = task.players["content"].head(codes).transpose(1, 2)[mask]
+    expected = -(batch["teacher"][mask][:, :3] * told[:, :3].log_softmax(-1)).sum(-1).mean().detach()
+    assert after["phones"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_prosody_can_be_left_out(batch: Batch) -> None:
+    batch["teacher"] = torch.cat([batch["teacher"][..., :3].softmax(-1), batch["teacher"][..., 3:]], dim=-1)
+    figures = make_task(phones=3, prosody_weight=0.0).losses("content", batch, generator())
+    assert figures["distillation"] == figures["phones"]

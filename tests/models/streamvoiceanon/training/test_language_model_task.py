@@ -15,6 +15,7 @@ from models.streamvoiceanon.training.language_model import (
     LanguageModelTask,
     LanguageModelTaskConfig,
     collate_language_model,
+    corrupt,
     distance,
     language_model,
     slow_states,
@@ -273,3 +274,35 @@ def test_a_batch_is_padded_tensors_and_lengths(items: list[Item]) -> None:
         "teacher": (3, 20, TEACHER),
     }
     assert batch["lengths"].tolist() == [17, 23, 10]
+
+
+def test_a_share_of_the_past_is_read_as_other_frames(items: list[Item]) -> None:
+    batch = collate_language_model([make_item(90, 300, 1), make_item(40, 200, 2)])
+    read = corrupt(batch, 0.25, generator())
+    changed = (read["acoustic"] != batch["acoustic"]).any(1)
+    inside = torch.arange(changed.shape[1]) < batch["lengths"].unsqueeze(1)
+    assert 0.2 < changed[inside].float().mean() < 0.3
+    frames = {tuple(frame) for row in batch["acoustic"] for frame in row.T.tolist() if any(frame)}
+    assert {tuple(frame) for frame in read["acoustic"].transpose(1, 2)[changed & inside].tolist()} <= frames
+    assert all(torch.equal(read[name], batch[name]) for name in batch if name != "acoustic")
+    assert torch.equal(read["acoustic"], corrupt(batch, 0.25, generator())["acoustic"])
+
+
+def test_what_is_predicted_is_not_corrupted(tiny_model: StreamVoiceAnon, tiny_states: Any, items: list[Item]) -> None:
+    """With all of the past wrong a loss changes, and a validation does not."""
+    batch = collate_language_model(items)
+    plain, wrong = (
+        LanguageModelTask(
+            language_model(tiny_model.config.acoustic_lm, tiny_states["acoustic_lm"]),
+            LanguageModelTaskConfig(corrupted=share),
+        )
+        for share in (0.0, 0.99)
+    )
+    assert rounded(plain.validate(batch)) == rounded(wrong.validate(batch))
+    seen: list[Tensor] = []
+    forward = trained_lm(wrong).frame_logits
+    trained_lm(wrong).frame_logits = lambda hidden, codes: seen.append(codes) or forward(hidden, codes)
+    losses = wrong.losses("lm", batch, generator())
+    assert rounded(losses) != rounded(plain.losses("lm", batch, generator()))
+    sources = [torch.from_numpy(item["source_acoustic"]).T for item in items]
+    assert torch.equal(seen[0], torch.cat(sources))

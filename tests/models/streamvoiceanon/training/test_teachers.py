@@ -11,9 +11,10 @@ import yaml
 from tiny_models import wav2vec2_emotion
 
 from models.emotion import SpeechBrainEmotion
-from models.registry import PROFILES, resolve
+from models.registry import PHONES, PROFILES, resolve
 from models.streamvoiceanon.training.teachers import (
     Emotion2vecTeacher,
+    PhoneTeacher,
     SpeechBrainTeacher,
     Teacher,
     WhisperTeacher,
@@ -23,10 +24,12 @@ from models.streamvoiceanon.training.teachers import (
 SECOND = 16_000
 
 
-@pytest.fixture(scope="module", params=["whisper", "speechbrain"])
+@pytest.fixture(scope="module", params=["whisper", "phones", "speechbrain"])
 def teacher(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Teacher:
     if request.param == "whisper":
         return WhisperTeacher(resolve(PROFILES["embedded"]["whisper"]).path)
+    if request.param == "phones":
+        return PhoneTeacher(resolve(PROFILES["embedded"]["whisper"]).path, resolve(PHONES).path)
     return SpeechBrainTeacher(wav2vec2_emotion(tmp_path_factory.mktemp("speechbrain") / "model"))
 
 
