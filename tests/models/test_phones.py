@@ -13,7 +13,9 @@ from models.registry import PROFILES, resolve
 from models.streamvoiceanon.training.teachers import PROSODY, PhoneTeacher, prosody
 
 RATE = 16_000
-SENTENCE = "ðəbAkəɹiɔnðəkɔɹnəɹklOz\u026azɜɹliɔnmʌndAz"  # "The bakery on the corner closes early on Mondays."
+SENTENCE = (
+    "ðəbe\u026akɚɹiɔnðəkɔɹnɚklo\u028az\u1d7bzɜliɔnmʌnde\u026az"  # "The bakery on the corner closes early on Mondays."
+)
 
 
 @pytest.fixture(scope="module")
