@@ -20,9 +20,8 @@ from torch import nn
 
 from models.phones import PhoneHead, phones_at
 from models.registry import PROFILES, resolve
-from models.whisper import SAMPLE_RATE, Whisper
+from models.streamvoiceanon.training.teachers import WhisperTeacher
 
-RATE = 50.0  # frames a second
 EPOCHS, BATCH = 12, 16
 HELD_OUT = 10  # every tenth voice
 UNKNOWN = -100  # what cross-entropy ignores
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     whisper = resolve(PROFILES["embedded"]["whisper"])
-    corpus = read_corpus(options.corpus, Whisper(whisper.path, options.threads))
+    corpus = read_corpus(options.corpus, WhisperTeacher(whisper.path, options.threads))
     voices = sorted({voice for voice, _, _ in corpus})
     held_out = set(voices[::HELD_OUT])
     training = [item for item in corpus if item[0] not in held_out]
@@ -59,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"wrote {options.output} ({options.output.stat().st_size:,} bytes)")
 
 
-def read_corpus(folder: Path, whisper: Whisper) -> list[Utterance]:
-    """Encode every utterance that has an alignment."""
+def read_corpus(folder: Path, whisper: WhisperTeacher) -> list[Utterance]:
+    """Return the encoder's frames of every utterance that has an alignment, and the phoneme of each."""
     import soundfile
     import soxr
 
@@ -72,14 +71,11 @@ def read_corpus(folder: Path, whisper: Whisper) -> list[Utterance]:
         if not alignment.exists():
             continue
         wave, rate = soundfile.read(folder / row["path"], dtype="float32")
-        [encoding] = whisper.encode([soxr.resample(wave, rate, SAMPLE_RATE)])
-        frames = np.concatenate(
-            [window[:count] for window, count in zip(encoding.windows, encoding.frames, strict=True)]
-        )
+        (frames,) = whisper.features([soxr.resample(wave, rate, whisper.sample_rate)])
         with alignment.open(newline="", encoding="utf-8") as file:
             said = list(csv.reader(file))
         names, ends = [name for name, _ in said], [float(end) for _, end in said]
-        corpus.append((row["speaker_id"], frames.astype(np.float16), phones_at(names, ends, len(frames), RATE)))
+        corpus.append((row["speaker_id"], frames.astype(np.float16), phones_at(names, ends, len(frames), whisper.rate)))
     return corpus
 
 

@@ -110,11 +110,11 @@ class ContentTask:
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """The losses, "explained" (the share of the teacher's variance that the codes tell; chance is 0), and "codes".
-        Where phonemes are the teacher's, "explained" is of prosody, "phones" the cross-entropy of phonemes, and
-        "agreement" how often the likeliest is the teacher's.
 
-        "codes" is the perplexity of the codes as a share of their number, "misspelt" the share of letters that are.
-        "total" is distillation and spelling: how sure and how diverse codes are says nothing of how good they are.
+        Where the teacher tells phonemes, "explained" is of prosody, "phones" the cross-entropy of phonemes in nats, and
+        "agreement" how often the likeliest is the teacher's. "codes" is the perplexity of the codes as a share of their
+        number, "misspelt" the share of letters that are. "total" is distillation and spelling: how sure and how diverse
+        codes are says nothing of how good they are.
         """
         mask = self._mask(batch)
         figures = self._figures(batch, mask)

@@ -95,7 +95,7 @@ class LanguageModelTask:
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """The losses at `validation_delay`; "total" without what a probe misses."""
-        figures = self._figures(batch, self.config.validation_delay)
+        figures = self._figures(batch, self.config.validation_delay, batch)
         if "emotion" in figures and not self.config.distillation_weight:
             figures["total"] = figures["total"] - figures["emotion"]
         return figures
@@ -106,9 +106,9 @@ class LanguageModelTask:
             "acoustic_lm": {key: value.detach().cpu().clone() for key, value in self._player.lm.state_dict().items()}
         }
 
-    def _figures(self, batch: Batch, delay: int, past: Batch | None = None) -> dict[str, Tensor]:
+    def _figures(self, batch: Batch, delay: int, past: Batch) -> dict[str, Tensor]:
         lm = self._player.lm
-        at_content, at_acoustic = slow_states(lm, past or batch, delay)
+        at_content, at_acoustic = slow_states(lm, past, delay)
         source = source_mask(batch)
         frames = source.shape[1]
         hidden, codes = at_content[:, delay : delay + frames][source], batch["acoustic"].transpose(1, 2)[source]
