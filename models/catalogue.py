@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from models import registry
 from models.anonymizer import Anonymizer
 
-ANONYMIZERS = ("mcadams", "streamvoiceanon", "identity")
+ANONYMIZERS = ("streamvoiceanon", "mcadams", "identity")
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,8 @@ class AnonymizerSpec:
     """Which anonymizer, and what it loads.
 
     `model` (a folder or a Hugging Face repository), `voices` (a voice bank) and `alpha` (1: the bank's voices as they
-    are, 0: noise alone) are streamvoiceanon's; `device` is cpu or cuda, where `compiled` asks for torch.compile.
+    are, 0: noise alone) are streamvoiceanon's; without a model it is the embedded one, with its own bank where none is
+    named. `device` is cpu or cuda, where `compiled` asks for torch.compile.
     """
 
     name: str
@@ -27,13 +29,30 @@ class AnonymizerSpec:
         """Raise ValueError, one line, where the name is unknown or something that it needs was not named."""
         if self.name not in ANONYMIZERS:
             raise ValueError(f"no anonymizer is called {self.name!r}; there are {', '.join(ANONYMIZERS)}")
-        if self.name == "streamvoiceanon" and not (self.model and self.voices):
+        if self.name != "streamvoiceanon" and (self.model or self.voices):
+            raise ValueError(f"a model and voices are streamvoiceanon's, {self.name} takes none: leave them out")
+        if self.model and not self.voices:
             raise ValueError(
-                "streamvoiceanon needs a model and a voice bank: --model FOLDER (or Plachta/StreamVoiceAnon) and "
-                "--voices BANK, made by `voxveil voices build`"
+                f"the model {self.model} needs a voice bank of its own: --voices BANK, made by "
+                f"`voxveil voices build INDEX BANK --model {self.model}`"
             )
         if self.compiled and (self.name != "streamvoiceanon" or self.device == "cpu"):
             raise ValueError("torch.compile is for streamvoiceanon on a GPU: leave `compile` out, or ask for gpus")
+
+    @property
+    def neural(self) -> bool:
+        """Whether it loads weights at all."""
+        return self.name == "streamvoiceanon"
+
+    def weights(self) -> tuple[str, Path]:
+        """Return what streamvoiceanon loads: its model, a folder or a repository, and its voice bank.
+
+        Raises WeightsMissing and WeightsChanged where they are the embedded ones and not what they should be.
+        """
+        if self.model and self.voices:
+            return self.model, Path(self.voices)
+        embedded = registry.resolve(registry.ANONYMIZER).path
+        return str(embedded), Path(self.voices) if self.voices else embedded / registry.VOICES
 
 
 def load_anonymizer(spec: AnonymizerSpec, sample_rate: int) -> Anonymizer:
@@ -52,9 +71,7 @@ def load_anonymizer(spec: AnonymizerSpec, sample_rate: int) -> Anonymizer:
         return Identity(sample_rate)
     from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
 
-    assert spec.model
-    assert spec.voices
-    bank = VoiceBank.load(Path(spec.voices))
+    model, voices = spec.weights()
     return StreamVoiceAnon.from_pretrained(
-        spec.model, voices=bank, alpha=spec.alpha, device=spec.device, compiled=spec.compiled
+        model, voices=VoiceBank.load(voices), alpha=spec.alpha, device=spec.device, compiled=spec.compiled
     )

@@ -71,6 +71,10 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
 
 PHONES = "pypi://voxveil/models/weights/phones_whisper_tiny.safetensors"
 
+# The anonymizer's own: a model folder, and beside the model the bank of its voices.
+ANONYMIZER = "pypi://voxveil/models/weights/streamvoiceanon"
+VOICES = "voices.parquet"
+
 KNOWN: Mapping[str, Known] = {
     PROFILES["embedded"]["speaker"]: Known(
         licence="Apache-2.0",

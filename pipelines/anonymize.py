@@ -18,6 +18,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from governance.lineage import AnonymizerUsed
+from models.catalogue import AnonymizerSpec
 from operators.anonymize import Anonymize
 from operators.decode import Decode
 from operators.encode import Encode
@@ -125,37 +126,41 @@ def anonymizer_used(job: Job) -> AnonymizerUsed:
     return AnonymizerUsed(name=job.anonymizer, config=config, digest=hashlib.sha256(described.encode()).hexdigest())
 
 
-def check_weights(model: str, voices: str) -> None:
+def check_weights(spec: AnonymizerSpec) -> None:
     """Raise ValueError or OSError where a model does not fit its networks, or a voice bank the model.
 
-    The weights are mapped and not read, so that it takes a second, and no worker finds out later.
+    The weights are mapped and not read, so that it takes a second, and no worker finds out later. Raises as
+    `AnonymizerSpec.weights`.
     """
     from models.streamvoiceanon import VoiceBank
     from models.streamvoiceanon.checkpoint import load_networks, resolve
     from models.streamvoiceanon.model import build_networks, check_voice, read_states
 
+    model, voices = spec.weights()
     states, config = read_states(resolve(model))
     load_networks(build_networks(config), states)
-    for voice in VoiceBank.load(Path(voices)).voices:
+    for voice in VoiceBank.load(voices).voices:
         check_voice(voice, config)
 
 
 def anonymizer_weights(job: Job) -> dict[str, Any]:
     """Return what an anonymizer loads, with digests; nothing for one that needs no weights. Raises InputError."""
     spec = job.anonymizer_spec
-    if not (spec.model and spec.voices):
+    if not spec.neural:
         return {}
     from models import registry
-    from models.streamvoiceanon.checkpoint import resolve
+    from models.streamvoiceanon.checkpoint import CONFIG_FILE, WEIGHTS_FILE, resolve
 
     try:
-        check_weights(spec.model, spec.voices)
+        check_weights(spec)
     except (OSError, ValueError) as fault:
         raise InputError(str(fault)) from None
+    model, voices = spec.weights()
+    files = (WEIGHTS_FILE, CONFIG_FILE) if spec.model is None else None  # the bank lies beside the embedded ones
     return {
-        "model": spec.model,
-        "model_digest": digest_of(registry.digest(resolve(spec.model))),
-        "voices_digest": digest_of(registry.digest(Path(spec.voices))),
+        "model": spec.model or registry.ANONYMIZER,
+        "model_digest": digest_of(registry.digest(resolve(model), files)),
+        "voices_digest": digest_of(registry.digest(voices)),
         "alpha": spec.alpha,
     }
 

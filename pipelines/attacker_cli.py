@@ -29,7 +29,7 @@ def attacker() -> None:
 @told_in_one_line
 def train(
     corpus: Annotated[str, typer.Option(help="Index of speech by people who are attacked in no release.")],
-    anonymizer: Annotated[str, typer.Option(help="The anonymizer to attack.")] = "mcadams",
+    anonymizer: Annotated[str, typer.Option(help="The anonymizer to attack.")] = "streamvoiceanon",
     voice_level: Annotated[str, typer.Option(help="A pseudo-voice for every utterance, or one a speaker.")] = (
         "utterance"
     ),

@@ -54,12 +54,17 @@ class Job(BaseModel):
         Path("voxveil-out"), validate_default=True, description="Folder under which everything is written."
     )
     anonymizer: str = Field(
-        "mcadams", description="Anonymizer: mcadams, streamvoiceanon, or identity (the control that changes nothing)."
+        "streamvoiceanon",
+        description="Anonymizer: streamvoiceanon, mcadams (a baseline), or identity (the control that changes nothing).",
     )
     model: str | None = Field(
-        None, description="streamvoiceanon: checkpoint folder, Plachta/StreamVoiceAnon, or models:/name/version."
+        None,
+        description="streamvoiceanon: checkpoint folder, Plachta/StreamVoiceAnon, or models:/name/version; "
+        "default: the embedded one.",
     )
-    voices: str | None = Field(None, description="streamvoiceanon: voice bank, made by `voxveil voices build`.")
+    voices: str | None = Field(
+        None, description="streamvoiceanon: voice bank, made by `voxveil voices build`; default: the embedded one."
+    )
     alpha: float = Field(1.0, ge=0, le=1, description="streamvoiceanon: 1 the bank's voices as they are, 0 noise.")
     voice_level: Literal["utterance", "speaker"] = Field(
         "utterance", description="A new pseudo-voice for every utterance, or one a speaker (readable, but linkable)."

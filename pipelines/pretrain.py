@@ -151,6 +151,7 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
         LanguageModelTaskConfig,
         language_model,
     )
+    from models.streamvoiceanon.training.shared_codes import share_digits
     from models.streamvoiceanon.training.teachers import PROSODY
     from models.streamvoiceanon.training.whisper_weights import load_whisper
     from pipelines.training.waves_feed import WavesFeed
@@ -168,6 +169,7 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
     elif stage == "content" and sizes.content_encoder.whisper is not None:
         load_whisper(network.backbone, registry.resolve(WHISPER).path)
     if stage == "lm":
+        share_digits(network, sizes.content_encoder.bits, sizes.codec.levels)
         pairs = PairSettings(
             pairing="speaker",
             validation_pairing="speaker",
@@ -194,13 +196,18 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
         settings.seed,
     )
     if stage == "codec":
-        config = CodecTaskConfig(adversarial_weight=job.adversarial_weight, seed=settings.seed)
+        config = CodecTaskConfig(
+            adversarial_weight=job.adversarial_weight, frozen_codes=job.frozen_codes, seed=settings.seed
+        )
         return CodecTask(network, sizes.frames, config), feed
     width = feed.item(feed.training[0], 0, 1)["teacher"].shape[1]
     wanted = ContentTaskConfig(
         width,
         phones=width - PROSODY if job.teacher == "phones" else 0,
         prosody_weight=job.prosody_weight,
+        certainty_weight=job.certainty_weight,
+        diversity_weight=job.diversity_weight,
+        feature_weight=job.feature_weight,
         speakers=len(feed.speakers) if job.forgetting_weight else 0,
         forgetting_weight=job.forgetting_weight,
         spelling_weight=job.spelling_weight,

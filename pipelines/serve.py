@@ -22,12 +22,14 @@ def serve(
     config: Annotated[
         Path | None, typer.Option("--config", help="A YAML file; docs/streaming.md lists its fields.", dir_okay=False)
     ] = None,
-    anonymizer: Annotated[str | None, typer.Option(help="mcadams, streamvoiceanon or identity.")] = None,
+    anonymizer: Annotated[str | None, typer.Option(help="streamvoiceanon, mcadams or identity.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="streamvoiceanon: checkpoint folder, or Plachta/StreamVoiceAnon.")
+        str | None,
+        typer.Option(help="streamvoiceanon: checkpoint folder, or Plachta/StreamVoiceAnon; default: the embedded one."),
     ] = None,
     voices: Annotated[
-        str | None, typer.Option(help="streamvoiceanon: voice bank, made by `voxveil voices build`.")
+        str | None,
+        typer.Option(help="streamvoiceanon: voice bank, made by `voxveil voices build`; default: the embedded one."),
     ] = None,
     gpus: Annotated[float | None, typer.Option(min=0, help="GPUs (or a fraction) for each replica.")] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
@@ -87,19 +89,20 @@ def load_settings(
     if gpus is not None:
         fields["replicas"] = (fields.get("replicas") or {}) | {"gpus": gpus}
     settings = parse_config(fields, str(config or "the options"))
-    if settings.anonymizer == "streamvoiceanon":
+    if settings.anonymizer_spec.neural:
         check_weights(settings)
     return settings
 
 
 def check_weights(settings: "ServeConfig") -> None:
     """Raise ConfigError where the model or the voice bank cannot be used: a replica would say so much later."""
+    from models.registry import WeightsChanged, WeightsMissing
     from pipelines import anonymize
     from serve.config import ConfigError
 
     try:
-        anonymize.check_weights(str(settings.model), str(settings.voices))
-    except (OSError, ValueError) as fault:
+        anonymize.check_weights(settings.anonymizer_spec)
+    except (OSError, ValueError, WeightsMissing, WeightsChanged) as fault:
         raise ConfigError(str(fault)) from None
 
 

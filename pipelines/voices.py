@@ -18,7 +18,6 @@ from operators.schema import InputError
 from pipelines.faults import told_in_one_line
 from pipelines.registered import local_model
 
-PUBLISHED = "Plachta/StreamVoiceAnon"
 voices_app = typer.Typer(help="Build and inspect voice banks: the pseudo-voices that anonymized speech is given.")
 
 
@@ -139,16 +138,23 @@ def read_audio(row: PromptRow, sample_rate: int) -> Any:
 def build(
     index: Annotated[Path, typer.Argument(help="CSV or Parquet index of prompts: speaker_id, and path or audio.")],
     output: Annotated[Path, typer.Argument(help="The voice bank to write (Parquet).")],
-    model: Annotated[str, typer.Option(help="Checkpoint folder, Hugging Face repository or models:/….")] = PUBLISHED,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Checkpoint folder, Hugging Face repository such as Plachta/StreamVoiceAnon, or models:/…; "
+            "default: the embedded model."
+        ),
+    ] = None,
     prompts_per_voice: Annotated[int, typer.Option(min=1, help="Prompts that make a voice together.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.1, max=23.7, help="Length that a prompt is cropped to.")] = 10.0,
     average: Annotated[bool, typer.Option(help="Average the prompts' embeddings instead of concatenating.")] = False,
     neutral: Annotated[bool, typer.Option(help="Take only prompts labelled neutral.")] = False,
 ) -> None:
     """Build a voice bank, a voice for every speaker of an index."""
+    from models import registry
     from models.streamvoiceanon import CheckpointError, StreamVoiceAnon
 
-    model = local_model(model)
+    model = local_model(model) if model else str(registry.resolve(registry.ANONYMIZER).path)
     try:
         loaded = StreamVoiceAnon.from_pretrained(model, precision="float32")  # computed once, used for long
         count, left_out = build_voice_bank(index, output, loaded, prompts_per_voice, seconds, average, neutral)

@@ -1,7 +1,8 @@
-"""Make synthetic speech to train on: as many utterances as wanted by 80 voices that are nobody's.
+"""Make synthetic speech to train on: as many utterances as wanted by 144 voices that are nobody's.
 
-Every voice is a mixture of Kokoro's own, so that none of them is a voice of the sample corpus. Texts are sentences of
-Debian's fortunes. The environment is that of make_sample.py; the texts are two packages:
+48 of the voices are mixtures of Kokoro's own, so that none of them is a voice of the sample corpus; the others are
+these played slower and lower, or faster and higher, which costs no synthesis. Texts are sentences of Debian's fortunes. The
+environment is that of make_sample.py; the texts are two packages:
 
     apt-get download fortunes fortunes-min && for file in fortunes*.deb; do dpkg-deb -x $file texts; done
     /tmp/sample/bin/python sample/make_training_speech.py --voices /tmp/package/voices --texts texts --output speech \
@@ -21,10 +22,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import soundfile
+import soxr
 from synthesizer import SAMPLE_RATE, Kokoro, Spoken, Utterance
 
-VOICES = 80
+VOICES = 48
+VARIANTS = {"": 1.0, "s": 0.93, "f": 1.07}  # what is added to a voice's name: how fast it is played
 LEFT_OUT = {"af_nicole"}  # whispers
 MANNERS = ("neutral", "happy", "neutral", "sad", "neutral", "angry")
 LENGTHS = range(30, 121)  # characters of a sentence
@@ -80,21 +84,41 @@ def plan(names: list[str], sentences: list[str], count: int) -> list[Utterance]:
     ]
 
 
+def play(samples: np.ndarray, rate: float) -> np.ndarray:
+    """The same recording played `rate` times as fast: pitch, vocal tract and tempo move together."""
+    return soxr.resample(samples, SAMPLE_RATE * rate, SAMPLE_RATE, quality="VHQ")
+
+
+def name_variant(utterance: Utterance, suffix: str) -> tuple[str, str]:
+    """The ids of an utterance and of its speaker in another variant."""
+    number = utterance.utt_id.removeprefix(utterance.speaker_id)
+    return f"{utterance.speaker_id}{suffix}{number}", f"{utterance.speaker_id}{suffix}"
+
+
 def write_table(utterances: list[Utterance], path: Path) -> None:
     """The table that `voxveil prepare folder` reads."""
     columns = ("utt_id", "speaker_id", "path", "text", "emotion", "gender", "language")
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(columns)
-        rows.writerows(
-            (u.utt_id, u.speaker_id, f"audio/{u.utt_id}.flac", u.text, u.emotion, u.gender, "en") for u in utterances
-        )
+        for utterance in utterances:
+            for suffix in VARIANTS:
+                name, speaker = name_variant(utterance, suffix)
+                said = (utterance.text, utterance.emotion, utterance.gender, "en")
+                rows.writerow((name, speaker, f"audio/{name}.flac", *said))
 
 
 def write_alignment(spoken: Spoken, path: Path) -> None:
     """What was said when: a phoneme and its end in seconds a line."""
     with path.open("w", newline="") as file:
         csv.writer(file).writerows((name, f"{end:.3f}") for name, end in zip(spoken.phonemes, spoken.ends, strict=True))
+
+
+def write_audio(samples: np.ndarray, path: Path) -> None:
+    """Write a recording, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    soundfile.write(partial, samples, SAMPLE_RATE, "PCM_16", format="FLAC")
+    partial.replace(path)
 
 
 def main() -> None:
@@ -115,18 +139,19 @@ def main() -> None:
     for number, utterance in enumerate(utterances, 1):
         path = audio / f"{utterance.utt_id}.flac"
         if path.exists():
-            seconds += soundfile.info(path).duration
-            continue
-        spoken = kokoro.speak_aligned(utterance)
-        samples = spoken.samples
-        write_alignment(spoken, alignments / f"{utterance.utt_id}.csv")
-        partial = path.with_suffix(".partial")
-        soundfile.write(partial, samples, SAMPLE_RATE, "PCM_16", format="FLAC")
-        partial.replace(path)
-        seconds += len(samples) / SAMPLE_RATE
+            samples, _ = soundfile.read(path, dtype="float32")
+        else:
+            spoken = kokoro.speak_aligned(utterance)
+            samples = spoken.samples
+            write_alignment(spoken, alignments / f"{utterance.utt_id}.csv")
+        for suffix, rate in VARIANTS.items():
+            name, _ = name_variant(utterance, suffix)
+            if not (variant := audio / f"{name}.flac").exists():
+                write_audio(play(samples, rate), variant)
+            seconds += len(samples) / SAMPLE_RATE / rate
         if number % VOICES == 0 or number == len(utterances):
             write_table(utterances[:number], arguments.output / "metadata.csv")
-            print(f"{number} utterances, {seconds / 60:.1f} minutes", flush=True)
+            print(f"{number} utterances, {len(VARIANTS)} times each, {seconds / 60:.1f} minutes", flush=True)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ class ServeConfig(_Section):
     service's own, that may use it (`https://example.org`).
     """
 
-    anonymizer: str = "mcadams"
+    anonymizer: str = "streamvoiceanon"
     model: str | None = None
     voices: str | None = None
     alpha: Annotated[float, Field(ge=0, le=1)] = 1.0

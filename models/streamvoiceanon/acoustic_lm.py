@@ -30,7 +30,8 @@ MAX_DELAY = 8  # frames that the wait embeddings cover
 class AcousticLMConfig:
     """Sizes of the published network. A `timbre_width` of 0 leaves the timbre latents out.
 
-    `max_frames`: prompt and source together are at most so many frames; past it the sequence is refilled.
+    `max_frames`: prompt and source together are at most so many frames; past it the sequence is refilled. `top_p` and
+    `temperature` are how codes are drawn, see `generation.sample`.
     """
 
     content_codes: int = 8192
@@ -44,6 +45,8 @@ class AcousticLMConfig:
     timbre_width: int = 128
     style_width: int = 192
     max_frames: int = 768
+    top_p: float = 0.7
+    temperature: float = 0.7
 
     @property
     def max_prompt_frames(self) -> int:

@@ -19,8 +19,6 @@ from models.streamvoiceanon.state import put, take
 from models.streamvoiceanon.transformer import TransformerState
 
 KEPT_FRAMES = 32  # source frames that a refilled sequence starts with
-TOP_P = 0.7
-TEMPERATURE = 0.7
 
 
 @dataclass(frozen=True)
@@ -53,19 +51,19 @@ def check_delay(delay: int) -> None:
         raise ValueError(f"delay must be between 0 and {MAX_DELAY} frames, not {delay}")
 
 
-def sample(logits: Tensor, uniform: Tensor, greedy: Tensor) -> Tensor:
+def sample(logits: Tensor, uniform: Tensor, greedy: Tensor, top_p: float = 0.7, temperature: float = 0.7) -> Tensor:
     """Map logits [B, codes] to codes [B]: the best where `greedy` (bool [B]), else the one that `uniform` [B] falls on.
 
-    Of the codes in order of probability those are kept whose probabilities, their own included, sum to at most 0.7 (the
-    best always); their logits, divided by the temperature 0.7, give the distribution to draw from.
+    Of the codes in order of probability those are kept whose probabilities, their own included, sum to at most `top_p`
+    (the best always); their logits, divided by the temperature, give the distribution to draw from.
     """
     logits = logits.float()
     if logits.device.type == "cpu" and kernels.available():
-        return kernels.draw_codes(logits, uniform, greedy, TOP_P, TEMPERATURE)
+        return kernels.draw_codes(logits, uniform, greedy, top_p, temperature)
     ordered, index = logits.sort(dim=-1, descending=True, stable=True)
-    beyond = ordered.softmax(-1).cumsum(-1) > TOP_P
+    beyond = ordered.softmax(-1).cumsum(-1) > top_p
     beyond[:, 0] = False
-    cumulative = (ordered / TEMPERATURE).masked_fill(beyond, -torch.inf).softmax(-1).cumsum(-1)
+    cumulative = (ordered / temperature).masked_fill(beyond, -torch.inf).softmax(-1).cumsum(-1)
     drawn = (cumulative <= uniform.unsqueeze(1) * cumulative[:, -1:]).sum(-1)
     drawn = drawn.clamp(max=logits.shape[1] - 1).masked_fill(greedy, 0)
     return index.gather(1, drawn.unsqueeze(1)).squeeze(1)
@@ -186,13 +184,17 @@ class WriterBatch:
         if count not in self._fast:
             self._fast[count] = lm.fast_state(count)
         greedy = torch.tensor([writer.generator is None for writer in writers], device=hidden.device)
-        codebooks = lm.config.codebooks
+        codebooks, top_p, temperature = lm.config.codebooks, lm.config.top_p, lm.config.temperature
         draws = [
             torch.zeros(codebooks) if writer.generator is None else torch.rand(codebooks, generator=writer.generator)
             for writer in writers
         ]
         uniform = iter(torch.stack(draws, dim=1).to(hidden.device))
-        return lm.write_frame(hidden, lambda logits: sample(logits, next(uniform), greedy), self._fast[count])
+
+        def choose(logits: Tensor) -> Tensor:
+            return sample(logits, next(uniform), greedy, top_p, temperature)
+
+        return lm.write_frame(hidden, choose, self._fast[count])
 
 
 def vectors_needed(lm: AcousticLM, prompt: Prompt, frames: int, delay: int) -> int:

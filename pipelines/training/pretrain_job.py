@@ -45,6 +45,11 @@ class PretrainJob(BaseModel):
     prosody_weight: float = Field(
         1.0, ge=0, description="content: how much prosody counts beside phonemes, where they are the teacher."
     )
+    certainty_weight: float = Field(0.1, ge=0, description="content: how sure of its code each frame is to be.")
+    diversity_weight: float = Field(0.2, ge=0, description="content: how evenly all codes are to be used.")
+    feature_weight: float = Field(
+        0.0, ge=0, description="content: how much features count that tell the same before they are quantized."
+    )
     forgetting_weight: float = Field(
         0.0, ge=0, description="content: how hard codes are to tell the training's speakers apart; 0 does not ask."
     )
@@ -52,6 +57,10 @@ class PretrainJob(BaseModel):
         0.0, ge=0, description="content: how much codes have to spell the index's column text; 0 does not ask."
     )
     adversarial_weight: float = Field(0.0, ge=0, description="codec: weight of the discriminators; 0 trains without.")
+    frozen_codes: bool = Field(
+        False,
+        description="codec: the decoder alone learns, and codes stay those of `start`, as a language model knows them.",
+    )
     prompt_seconds: float = Field(4.0, gt=0, le=LONGEST_SECONDS, description="lm: prompts are cropped to this.")
     content_weight: float = Field(
         1.0, ge=0, description="lm: how much the next content code counts, which generation does not use."

@@ -97,7 +97,16 @@ def released(
     policy.write_text(LENIENT)
     output = folder / "out"
     arguments = ["release", "--index", index, "--name", "faulty", "--output", output, "--policy", policy]
-    arguments += ["--keep-columns", "text,emotion", "--max-seconds", "60", "--json", folder / "result.json"]
+    arguments += [
+        "--anonymizer",
+        "mcadams",
+        "--keep-columns",
+        "text,emotion",
+        "--max-seconds",
+        "60",
+        "--json",
+        folder / "result.json",
+    ]
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -306,7 +315,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, few_rows: Any, w
 def test_a_corpus_of_one_speaker_is_withheld_with_the_reason(tmp_path: Path, few_rows: Any, write_index: Any) -> None:
     index = write_index(tmp_path / "index.parquet", few_rows(1, 3))
     result = voxveil(
-        "release", "--index", index, "--name", "x", "--output", tmp_path / "out", "--json", tmp_path / "r.json"
+        *("release", "--index", index, "--name", "x", "--anonymizer", "mcadams"),
+        *("--output", tmp_path / "out", "--json", tmp_path / "r.json"),
     )
     assert result.returncode == 3, result.stderr
     written = json.loads((tmp_path / "r.json").read_text())

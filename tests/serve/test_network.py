@@ -257,7 +257,6 @@ def test_the_spec_of_the_file_reaches_the_loader(files: tuple[Path, Path]) -> No
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "--model"),
         (["--model", "MODEL"], "--voices"),
         (["--model", "/nowhere", "--voices", "/nowhere"], "/nowhere"),
         (["--model", "MODEL", "--voices", "/nowhere"], "voices build"),

@@ -63,9 +63,9 @@ def test_paths_in_a_file_start_where_it_lies(tmp_path: Path) -> None:
     assert [token.name for token in settings.tokens] == ["desk"]
 
 
-def test_a_network_without_its_weights_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"serve\.yaml: streamvoiceanon needs a model and a voice bank"):
-        parse_config({"anonymizer": "streamvoiceanon"}, "serve.yaml")
+def test_a_model_without_a_bank_of_its_own_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"serve\.yaml: the model weights needs a voice bank of its own"):
+        parse_config({"anonymizer": "streamvoiceanon", "model": "weights"}, "serve.yaml")
 
 
 def test_the_cluster_file_is_one_that_serve_takes_and_builds_the_application(tmp_path: Path) -> None:

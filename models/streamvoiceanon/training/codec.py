@@ -20,7 +20,7 @@ from models.streamvoiceanon.training.task import Batch
 
 @dataclass(frozen=True)
 class CodecTaskConfig:
-    """What the loss is made of."""
+    """What the loss is made of. With `frozen_codes` the encoder stays as it is: codes mean what they meant."""
 
     stft_weight: float = 1.0
     mel_weight: float = 2.0
@@ -28,6 +28,7 @@ class CodecTaskConfig:
     matching_weight: float = 2.0
     spectrum: SpectrumConfig = field(default_factory=SpectrumConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    frozen_codes: bool = False
     seed: int = 0
 
 
@@ -39,6 +40,11 @@ class CodecTask:
     def __init__(self, codec: Codec, frames: FrameConfig, config: CodecTaskConfig | None = None) -> None:
         self.config = config or CodecTaskConfig()
         self._codec = codec.train().requires_grad_(True)
+        if self.config.frozen_codes:
+            codec.backbone.requires_grad_(False)
+            codec.quantizer.downsample.requires_grad_(False)
+            for quantizer in codec.quantizer.residual_fsq.rvqs:
+                quantizer.project_in.requires_grad_(False)  # type: ignore[union-attr]
         self._distance = SpectralDistance(frames.sample_rate, self.config.spectrum)
         self.players: dict[str, nn.Module] = {"codec": self._codec}
         if self.config.adversarial_weight:

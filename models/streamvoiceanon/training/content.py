@@ -33,8 +33,9 @@ class ContentTaskConfig:
     `teacher_width` is the width of the teacher's frames; the first `phones` of it are probabilities that sum to one,
     and what follows counts by `prosody_weight` (0 phones: all of it is features). `reach` is how many frames before and
     after its own the head may read (the language model reads ahead as well, by its delay). `sharpness` is that of the
-    soft assignment to codes. `speakers` is how many there are to forget; 0 leaves the classifier out, and a
-    `spelling_weight` of 0 the speller.
+    soft assignment to codes. `feature_weight` is how much it counts that the features, before they are quantized, tell
+    the teacher's frames as well, by a head of their own; 0 leaves it out. `speakers` is how many there are to forget; 0
+    leaves the classifier out, and a `spelling_weight` of 0 the speller.
     """
 
     teacher_width: int
@@ -45,6 +46,7 @@ class ContentTaskConfig:
     sharpness: float = 20.0
     certainty_weight: float = 0.1
     diversity_weight: float = 0.2
+    feature_weight: float = 0.0
     speakers: int = 0
     forgetting_weight: float = 0.1
     spelling_weight: float = 0.0
@@ -67,15 +69,10 @@ class ContentPlayer(nn.Module):
 
     def __init__(self, encoder: ContentEncoder, config: ContentTaskConfig) -> None:
         super().__init__()
-        bits, kernel = encoder.config.bits, 2 * config.reach + 1
+        bits = encoder.config.bits
         self.standardiser = Standardiser(config.teacher_width)
-        self.head = nn.Sequential(
-            nn.Conv1d(bits, config.head_width, kernel, padding=config.reach),
-            nn.GELU(),
-            nn.Conv1d(config.head_width, config.head_width, 1),
-            nn.GELU(),
-            nn.Conv1d(config.head_width, config.teacher_width, 1),
-        )
+        self.head = _teller(bits, config)
+        self.feature_head = _teller(encoder.config.widths[-1], config) if config.feature_weight else None
         self.listener = nn.Sequential(nn.Conv1d(bits, config.head_width, 5, padding=2), nn.GELU())
         self.namer = nn.Linear(2 * config.head_width, config.speakers) if config.speakers else None
         if self.namer is None:
@@ -83,6 +80,17 @@ class ContentPlayer(nn.Module):
         self.speller = Speller(bits, config.head_width) if config.spelling_weight else None
         initialise(self, config.seed)
         self.encoder = encoder
+
+
+def _teller(width: int, config: ContentTaskConfig) -> nn.Module:
+    """A head from [B, width, frames] to the teacher's [B, teacher width, frames]."""
+    return nn.Sequential(
+        nn.Conv1d(width, config.head_width, 2 * config.reach + 1, padding=config.reach),
+        nn.GELU(),
+        nn.Conv1d(config.head_width, config.head_width, 1),
+        nn.GELU(),
+        nn.Conv1d(config.head_width, config.teacher_width, 1),
+    )
 
 
 class ContentTask:
@@ -140,32 +148,38 @@ class ContentTask:
     def _mask(self, batch: Batch) -> Tensor:
         return within(batch["lengths"], batch["samples"].shape[1] // self._frames.samples, self._frames.samples)
 
-    def _sphere(self, batch: Batch, places: Tensor | None = None) -> Tensor:
-        """What is quantized: points on the unit sphere, [B, frames, bits]."""
+    def _heard(self, batch: Batch, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The encoder's features [B, frames, width], and what of them is quantized: points on the unit sphere."""
         encoder, samples = self._player.encoder, batch["samples"]
         state = encoder.initial_state(len(samples), samples.shape[1] // self._frames.samples, places)
         x, _ = encoder.features(samples, state, batch["lengths"] // self._frames.hop)
         quantizer = encoder.quantizer.residual_bsq.rvqs[0]
         assert isinstance(quantizer, BinarySphericalQuantizer)
-        return F.normalize(quantizer.project_in(x).float(), dim=-1)
+        return x, F.normalize(quantizer.project_in(x).float(), dim=-1)  # the points: (B, frames, bits)
 
     def _quantized(self, batch: Batch) -> Tensor:
-        return on_corner(self._sphere(batch))
+        return on_corner(self._heard(batch)[1])
 
     def _figures(self, batch: Batch, mask: Tensor, places: Tensor | None = None) -> dict[str, Tensor]:
         config, player = self.config, self._player
-        points = self._sphere(batch, places)
+        features, points = self._heard(batch, places)
         codes = on_corner(points).transpose(1, 2) * mask.unsqueeze(1)  # (B, bits, frames)
         told = player.head(codes).transpose(1, 2)[mask]
         wanted = player.standardiser(batch["teacher"][mask].float())
-        figures = self._distance(told, batch["teacher"][mask].float(), wanted)
+        heard = batch["teacher"][mask].float()
+        figures = self._distance(told, heard, wanted)
         certainty, diversity = entropies(points[mask], config.sharpness)
         figures |= {"certainty": certainty, "diversity": player.encoder.config.bits * math.log(2) - diversity}
         total = figures["distillation"] + config.certainty_weight * certainty - config.diversity_weight * diversity
+        if player.feature_head is not None:
+            masked = features.transpose(1, 2) * mask.unsqueeze(1)
+            unquantized = self._distance(player.feature_head(masked).transpose(1, 2)[mask], heard, wanted)
+            figures |= {f"features.{name}": value for name, value in unquantized.items()}
+            total = total + config.feature_weight * unquantized["distillation"]
         if player.namer is not None and "speaker" in batch:  # held-out speakers have no number
             reversed_codes = _ReversedGradient.apply(codes, config.forgetting_weight)
-            heard = player.listener(reversed_codes)
-            logits = player.namer(pooled(heard, mask))
+            listened = player.listener(reversed_codes)
+            logits = player.namer(pooled(listened, mask))
             figures["speaker"] = F.cross_entropy(logits, batch["speaker"])
             total = total + figures["speaker"]
         if player.speller is not None:

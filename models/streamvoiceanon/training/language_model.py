@@ -23,6 +23,7 @@ from models.streamvoiceanon.acoustic_lm import MAX_DELAY, AcousticLM, AcousticLM
 from models.streamvoiceanon.checkpoint import CheckpointError, load_networks
 from models.streamvoiceanon.generation import check_delay
 from models.streamvoiceanon.training.initial import initialise
+from models.streamvoiceanon.training.shared_codes import plain_state
 from models.streamvoiceanon.training.standardiser import Standardiser
 from models.streamvoiceanon.training.task import Batch
 
@@ -102,9 +103,7 @@ class LanguageModelTask:
 
     def export(self) -> dict[str, dict[str, Tensor]]:
         """The language model's weights under the names of the published checkpoint; the emotion head is left out."""
-        return {
-            "acoustic_lm": {key: value.detach().cpu().clone() for key, value in self._player.lm.state_dict().items()}
-        }
+        return {"acoustic_lm": plain_state(self._player.lm)}
 
     def _figures(self, batch: Batch, delay: int, past: Batch) -> dict[str, Tensor]:
         lm = self._player.lm

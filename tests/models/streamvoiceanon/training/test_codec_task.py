@@ -26,10 +26,12 @@ SPECTRUM = SpectrumConfig((128, 512), (10, 40))
 LIGHT = DiscriminatorConfig(periods=(2, 5), windows=(256,), channels=4)
 
 
-def make_task(adversarial: float = 1.0, shape: FrameConfig = FRAMES) -> CodecTask:
+def make_task(adversarial: float = 1.0, shape: FrameConfig = FRAMES, frozen_codes: bool = False) -> CodecTask:
     codec = Codec(SMALL, shape)
     initialise(codec, seed=0)
-    settings = CodecTaskConfig(adversarial_weight=adversarial, spectrum=SPECTRUM, discriminator=LIGHT)
+    settings = CodecTaskConfig(
+        adversarial_weight=adversarial, spectrum=SPECTRUM, discriminator=LIGHT, frozen_codes=frozen_codes
+    )
     return CodecTask(codec, shape, settings)
 
 
@@ -182,3 +184,25 @@ def test_the_published_shape_trains_as_well(waves: list[np.ndarray]) -> None:
 def test_items_that_cannot_be_trained_on_are_named(item: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         collate_waves([{"wave": np.zeros(640, np.float32)}, item], 640)
+
+
+def test_with_frozen_codes_the_decoder_learns_and_every_code_stays(batch: Batch) -> None:
+    task = make_task(adversarial=0.0, frozen_codes=True)
+    codec = task.players["codec"]
+    assert isinstance(codec, Codec)
+
+    def codes_and_wave() -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            codes, _ = codec.encode(batch["samples"], codec.initial_encoder_state(len(batch["samples"])))
+            wave, _ = codec.decode(codes, codec.initial_decoder_state(len(codes)))
+        return codes, wave
+
+    before, spoken = codes_and_wave()
+    optimizer = torch.optim.AdamW([p for p in codec.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        task.losses("codec", batch, generator())["total"].backward()
+        optimizer.step()
+    after, otherwise = codes_and_wave()
+    assert torch.equal(before, after)
+    assert float((spoken - otherwise).abs().max()) > 1e-3

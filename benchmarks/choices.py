@@ -1,0 +1,191 @@
+"""What a model's settings do to words, voices, emotion and sound: the table that they are chosen by.
+
+    python -m benchmarks.choices --model FOLDER --voices BANK --speech FOLDER delay=2 delay=4 temperature=0.5,top_p=0.9
+
+`--speech` has a `metadata.csv` (utt_id, speaker_id, path, and text and emotion where they are known), of people whom
+nobody will report results on. Each setting speaks all of it, every utterance in a voice drawn anew: `delay` in frames,
+`temperature` and `top_p` of the draws, `alpha` of the voices, `prompt` in seconds of each voice's prompt that is read.
+Words are counted against the text, or against what Whisper hears in the original. Voices are compared by GE2E,
+enrolled and tried in two runs with other voices each (lazy-informed). Emotion is the recall that is left of the
+original's, where it is labelled.
+"""
+
+import argparse
+import csv
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from numpy.typing import NDArray
+
+from metrics.emotion import recall_retained
+from metrics.estimate import Estimate
+from metrics.intervals import ratio_estimate
+from metrics.recognition import count_errors
+from metrics.signal import mean_estimate, pitch_correlation
+from metrics.trials import cosine_trials, split_enrolment_trial
+from metrics.verification import evaluate_verification
+from models import registry, speaker
+from models.emotion import CLASSES, EmotionHead, canonical
+from models.pitch import fundamental_frequency
+from models.quality import Dnsmos
+from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
+from models.streamvoiceanon.voices import Voice
+from models.whisper import Whisper, frame_statistics
+
+RATE = 16_000  # hertz, the auditors'
+NUMBERS = {"delay": int, "temperature": float, "top_p": float, "alpha": float, "prompt": float}
+
+Waves = list[NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Recordings at 16 kHz; `texts` and `emotions` hold None where they are not known."""
+
+    ids: list[str]
+    speakers: list[str]
+    texts: list[str | None]
+    emotions: list[str | None]
+    waves: Waves
+
+
+class Ears:
+    """The embedded auditors, and what they hear in the original."""
+
+    def __init__(self, speech: Speech, threads: int) -> None:
+        profile = {role: registry.resolve(uri).path for role, uri in registry.PROFILES["embedded"].items()}
+        self.speech = speech
+        self.whisper = Whisper(profile["whisper"], threads=threads)
+        self.encoder = speaker.load(profile["speaker"])
+        self.head = EmotionHead.load(profile["emotion"])
+        self.quality = Dnsmos(profile["quality"], threads)
+        heard, self.emotions = self.listen(speech.waves)
+        self.texts = [text or said for text, said in zip(speech.texts, heard, strict=True)]
+        self.pitch = [fundamental_frequency(wave) for wave in speech.waves]
+
+    def listen(self, waves: Waves) -> tuple[list[str], list[str]]:
+        """Return the words and the emotion of each wave."""
+        encodings = self.whisper.encode(waves)
+        statistics = [frame_statistics(encoding)[None] for encoding in encodings]
+        emotions = [
+            CLASSES[int(self.head.for_speaker(name).predict(own)[0].argmax())]
+            for name, own in zip(self.speech.speakers, statistics, strict=True)
+        ]
+        return self.whisper.transcribe(encodings), emotions
+
+    def measure(self, enrolment: Waves, waves: Waves) -> dict[str, Estimate]:
+        """Return the figures of `waves`; `enrolment` is the same speech in other voices."""
+        speakers, figures = self.speech.speakers, {}
+        words, emotions = self.listen(waves)
+        errors = count_errors(self.texts, words, "en")
+        figures["WER"] = ratio_estimate(errors.word_errors, errors.reference_words, speakers, 0)
+        score = self.quality.score(waves)
+        figures["DNSMOS"] = mean_estimate(score["overall"], speakers, 0)
+        pitches = [pitch_correlation(a, fundamental_frequency(b)) for a, b in zip(self.pitch, waves, strict=True)]
+        figures["pitch"] = mean_estimate(pitches, speakers, 0)
+        split, by = split_enrolment_trial(self.speech.ids, speakers, 0), np.array(speakers)
+        theirs, ours = self.encoder.embed(enrolment), self.encoder.embed(waves)
+        trials = cosine_trials(theirs[split.enrolment], by[split.enrolment], ours[split.trial], by[split.trial])
+        figures["EER"] = evaluate_verification(trials, 0)["eer"]
+        labelled = [row for row, emotion in enumerate(self.speech.emotions) if emotion is not None]
+        if labelled:
+            truth, before, after, who = (
+                [str(column[row]) for row in labelled]
+                for column in (self.speech.emotions, self.emotions, emotions, speakers)
+            )
+            figures["UAR kept"] = recall_retained(truth, before, after, CLASSES, who, 0)
+        return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, help="model folder")
+    parser.add_argument("--voices", type=Path, required=True, help="voice bank of the model")
+    parser.add_argument("--speech", type=Path, required=True, help="speech to choose by, of nobody reported on")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("settings", nargs="*", default=[""], help="such as delay=3,temperature=0.5")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    speech = read_speech(options.speech)
+    ears = Ears(speech, options.threads)
+    bank = VoiceBank.load(options.voices)
+    seconds = sum(map(len, speech.waves)) / RATE
+    print(f"{len(speech.ids)} utterances of {len(set(speech.speakers))} speakers, {seconds / 60:.1f} minutes\n")
+    names: list[str] = []
+    for text in options.settings or [""]:
+        setting = read_setting(text)
+        model = load(options.model, setting)
+        voices = [cropped(voice, setting.get("prompt")) for voice in bank.voices]
+        model.voices, model.alpha = VoiceBank(voices), float(setting.get("alpha", 1.0))
+        began = time.perf_counter()
+        enrolment, waves = (speak(model, speech, run, int(setting.get("delay", 2))) for run in (1, 2))
+        rate = (time.perf_counter() - began) / 2 / seconds
+        figures = ears.measure(enrolment, waves)
+        if not names:
+            names = list(figures)
+            print(f"| setting | {' | '.join(names)} | s a second |\n|{'---|' * (len(names) + 2)}")
+        cells = " | ".join(shown(figures[name]) for name in names)
+        print(f"| {text or 'as it is'} | {cells} | {rate:.2f} |", flush=True)
+
+
+def read_speech(folder: Path) -> Speech:
+    with (folder / "metadata.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    waves = []
+    for row in rows:
+        wave, rate = soundfile.read(folder / row["path"], dtype="float32")
+        waves.append(soxr.resample(wave, rate, RATE) if rate != RATE else wave)
+    return Speech(
+        [row["utt_id"] for row in rows],
+        [row["speaker_id"] for row in rows],
+        [row.get("text") or None if row.get("language", "en") == "en" else None for row in rows],
+        [canonical(row.get("emotion") or "") for row in rows],
+        waves,
+    )
+
+
+def read_setting(text: str) -> dict[str, Any]:
+    pairs = [part.partition("=") for part in text.split(",") if part]
+    for name, _, _ in pairs:
+        if name not in NUMBERS:
+            raise SystemExit(f"{name!r} is no setting; there are {', '.join(NUMBERS)}")
+    return {name: NUMBERS[name](value) for name, _, value in pairs}
+
+
+def load(folder: Path, setting: dict[str, Any]) -> StreamVoiceAnon:
+    """Load the model; how codes are drawn is the setting's, the model's own where it says nothing."""
+    model = StreamVoiceAnon.from_pretrained(folder)
+    drawn = {name: setting[name] for name in ("top_p", "temperature") if name in setting}
+    model.acoustic_lm.config = replace(model.acoustic_lm.config, **drawn)
+    return model
+
+
+def cropped(voice: Voice, seconds: float | None) -> Voice:
+    """The voice with the first `seconds` of its prompt; None: all of it."""
+    if seconds is None:
+        return voice
+    frames = max(1, round(seconds / voice.frame_seconds))
+    return replace(voice, content=voice.content[:frames], acoustic=voice.acoustic[:, :frames])
+
+
+def speak(model: StreamVoiceAnon, speech: Speech, run: int, delay: int) -> Waves:
+    """Return the speech in voices of the bank that hang on the run's number."""
+    seeds = [run * len(speech.ids) + number for number in range(len(speech.ids))]
+    ratio = model.sample_rate / RATE
+    waves = [torch.from_numpy(wave if ratio == 1 else soxr.resample(wave, 1, ratio)).float() for wave in speech.waves]
+    spoken = model.anonymize(waves, [model.draw_voice(seed) for seed in seeds], seeds, delay)
+    return [wave.numpy() if ratio == 1 else soxr.resample(wave.numpy(), ratio, 1) for wave in spoken]
+
+
+def shown(estimate: Estimate | None) -> str:
+    return "" if estimate is None else f"{estimate.value:.3f} ({estimate.lower:.3f} to {estimate.upper:.3f})"
+
+
+if __name__ == "__main__":
+    main()
