@@ -55,7 +55,7 @@ class Job(BaseModel):
     )
     anonymizer: str = Field(
         "streamvoiceanon",
-        description="Anonymizer: streamvoiceanon, mcadams (a baseline), or identity (the control that changes nothing).",
+        description="Anonymizer: streamvoiceanon, mcadams (a baseline), or identity (changes nothing: the control).",
     )
     model: str | None = Field(
         None,

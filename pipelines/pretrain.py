@@ -179,6 +179,8 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             validation_pairs=job.validation_items,
             seed=settings.seed,
             max_frames=sizes.acoustic_lm.max_frames,
+            by_length=True,
+            begun=job.begun,
         )
         losses = LanguageModelTaskConfig(job.content_weight, corrupted=job.corrupted, seed=settings.seed)
         task = LanguageModelTask(network, losses)

@@ -1,8 +1,8 @@
 """Make synthetic speech to train on: as many utterances as wanted by 144 voices that are nobody's.
 
 48 of the voices are mixtures of Kokoro's own, so that none of them is a voice of the sample corpus; the others are
-these played slower and lower, or faster and higher, which costs no synthesis. Texts are sentences of Debian's fortunes. The
-environment is that of make_sample.py; the texts are two packages:
+these played slower and lower, or faster and higher, which costs no synthesis. Texts are sentences of Debian's
+fortunes. The environment is that of make_sample.py; the texts are two packages:
 
     apt-get download fortunes fortunes-min && for file in fortunes*.deb; do dpkg-deb -x $file texts; done
     /tmp/sample/bin/python sample/make_training_speech.py --voices /tmp/package/voices --texts texts --output speech \

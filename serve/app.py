@@ -111,11 +111,11 @@ def build(config: dict[str, Any]) -> serve.Application:
 def build_application(config: ServeConfig) -> serve.Application:
     """Return the application: replicas scaled on their sessions, sharing one register."""
     replicas = config.replicas
-    target = replicas.target_sessions or max(1, int(0.75 * config.slots))
+    target = replicas.target_sessions or max(1, int(0.75 * config.capacity))
     register = serve.deployment(name="Register", num_replicas=1, ray_actor_options={"num_cpus": 0})(Register).bind()
     deployment = serve.deployment(
         name="Replica",
-        max_ongoing_requests=config.slots + HEADROOM,
+        max_ongoing_requests=config.capacity + HEADROOM,
         max_queued_requests=HEADROOM,
         autoscaling_config={
             "min_replicas": replicas.minimum,

@@ -12,6 +12,7 @@ from serve.engine import EngineSettings
 SHA256 = r"^[0-9a-f]{64}$"
 
 # Ten voices with names that say nothing of anybody, for anonymizers without a bank: there a voice is its seed.
+SLOTS, NETWORK_SLOTS = 32, 4  # calls of a replica: of arithmetic that costs next to nothing, of the network on a CPU
 NAMED_SEEDS = {
     name: seed
     for seed, name in enumerate(
@@ -71,7 +72,8 @@ class Replicas(_Section):
 class ServeConfig(_Section):
     """The whole of it.
 
-    `anonymizer`, `model`, `voices` (the bank), `alpha` and `compile` are those of a release job. With no `tokens` only
+    `anonymizer`, `model`, `voices` (the bank), `alpha` and `compile` are those of a release job. `slots` are the calls
+    that a replica holds; None: as many as its anonymizer is known to keep up with. With no `tokens` only
     this machine may speak to the service, unless `open` says that something in front of it keeps strangers out.
     `tokens_file` is a YAML list of more of them, read once by `parse_config`. `origins` are the web pages, besides the
     service's own, that may use it (`https://example.org`).
@@ -83,7 +85,7 @@ class ServeConfig(_Section):
     alpha: Annotated[float, Field(ge=0, le=1)] = 1.0
     compile: bool = False
     sample_rate: Annotated[int, Field(ge=8_000, le=48_000)] = 16_000
-    slots: Annotated[int, Field(ge=1, le=1024)] = 32
+    slots: Annotated[int | None, Field(ge=1, le=1024)] = None
     tick_seconds: Annotated[float | None, Field(ge=0.01, le=0.2)] = None
     named_seeds: dict[str, Annotated[int, Field(ge=0, lt=2**64)]] = NAMED_SEEDS
     tokens: tuple[Token, ...] = ()
@@ -112,10 +114,16 @@ class ServeConfig(_Section):
         device = "cuda" if self.replicas.gpus else "cpu"
         return AnonymizerSpec(self.anonymizer, self.model, self.voices, self.alpha, device, self.compile)
 
+    @property
+    def capacity(self) -> int:
+        """Calls that a replica holds."""
+        spec = self.anonymizer_spec
+        return self.slots or (NETWORK_SLOTS if spec.neural and spec.device == "cpu" else SLOTS)
+
     def engine_settings(self) -> EngineSettings:
         """Return what the engine needs to know."""
         limits = self.limits
-        return EngineSettings(self.slots, self.tick_seconds, window=limits.window_seconds, patience=limits.patience)
+        return EngineSettings(self.capacity, self.tick_seconds, window=limits.window_seconds, patience=limits.patience)
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Service:
     def authorise(self, given: str) -> tuple[str, int]:
         """Return the name of the token and how many sessions it may hold; raises Refusal("unauthorised")."""
         if not self.config.tokens:
-            return ANYBODY, self.config.slots * self.config.replicas.maximum
+            return ANYBODY, self.config.capacity * self.config.replicas.maximum
         token = find_token(self.config.tokens, given)
         if token is None:
             raise Refusal("unauthorised", "the token is missing or unknown")

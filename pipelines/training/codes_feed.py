@@ -1,5 +1,6 @@
 """The language model's feed: pairs of prepared utterances as batches of codes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -21,6 +22,7 @@ from pipelines.training.pairs import (
 )
 from pipelines.training.rows import Rows, timbre_of
 
+ALIKE = 16  # batches among whose pairs similar lengths are sought
 CODES = ("frames", "content", "acoustic", "style", "timbre", "timbre_latents")
 
 
@@ -28,7 +30,9 @@ CODES = ("frames", "content", "acoustic", "style", "timbre", "timbre_latents")
 class PairSettings:
     """How pairs are made of prepared speech; `known` are the labels of the teacher, None where all will do.
 
-    `max_frames` is the language model's limit for prompt and source together.
+    `max_frames` is the language model's limit for prompt and source together. With `by_length` a batch holds sources of
+    similar lengths, so that little of it is padding. A share `begun` of the training sources begins somewhere in the
+    first half of its utterance, as what follows a refilled prompt does.
     """
 
     pairing: Pairing
@@ -39,6 +43,8 @@ class PairSettings:
     validation_pairs: int
     seed: int
     max_frames: int
+    by_length: bool = False
+    begun: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -86,19 +92,30 @@ class CodesFeed:
         self.count = len(self._epoch(0))
 
     def _draw_epoch(self, epoch: int) -> list[Pair]:
-        return draw_pairs(self.corpus.training, self.settings.pairing, self.settings.seed, epoch)
+        """Return the pairs of an epoch in the order in which they are read."""
+        settings = self.settings
+        pairs = draw_pairs(self.corpus.training, settings.pairing, settings.seed, epoch)
+        if not settings.by_length:
+            return [
+                pairs[item_at(epoch * len(pairs) + place, len(pairs), settings.seed)[1]] for place in range(len(pairs))
+            ]
+        begun = -epoch * len(pairs) % self.batch_size  # so many fill up the last batch of the epoch before
+        frames = {name: utterance.frames for name, utterance in self.rows.spoken.items()}
+        return pairs[:begun] + group_by(pairs[begun:], lambda pair: frames[pair.source], self.batch_size, settings.seed)
 
     def pairs(self, number: int) -> list[Pair]:
         """Return the pairs of training batch `number`."""
         places = range(number * self.batch_size, (number + 1) * self.batch_size)
-        drawn = (item_at(place, self.count, self.settings.seed) for place in places)
-        return [self._epoch(epoch)[index] for epoch, index in drawn]
+        return [self._epoch(epoch)[index] for epoch, index in (divmod(place, self.count) for place in places)]
 
     def names(self, number: int) -> list[str]:
         return [f"{pair.source} after {pair.prompt}" for pair in self.pairs(number)]
 
     def batch(self, number: int) -> Batch:
-        return collate_language_model([self.item(pair) for pair in self.pairs(number)], self.settings.max_frames)
+        random = np.random.default_rng([self.settings.seed, number, 2])
+        items = [self.item(pair) for pair in self.pairs(number)]
+        begun = [begin_within(item, random) if random.random() < self.settings.begun else item for item in items]
+        return collate_language_model(begun, self.settings.max_frames)
 
     def validation_pairs(self) -> list[Pair]:
         """Return the pairs of held-out speakers, always the same."""
@@ -130,6 +147,25 @@ class CodesFeed:
         if "teacher" in source:
             item["teacher"] = source["teacher"].reshape(frames, -1)[begin:]
         return item
+
+
+def group_by(pairs: list[Pair], length: Callable[[Pair], int], size: int, seed: int) -> list[Pair]:
+    """Order pairs so that every `size` of them are of similar lengths, and what follows what is as random as before."""
+    alike = [
+        pair
+        for first in range(0, len(pairs), ALIKE * size)
+        for pair in sorted(pairs[first : first + ALIKE * size], key=length)
+    ]
+    whole = len(alike) // size
+    order = np.random.default_rng([seed, len(pairs), 3]).permutation(whole)
+    return [pair for group in order for pair in alike[group * size : (group + 1) * size]] + alike[whole * size :]
+
+
+def begin_within(item: dict[str, np.ndarray], random: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return an item whose source begins somewhere in its first half."""
+    first = int(random.integers(0, item["source_content"].shape[0] // 2 + 1))
+    cut = {name: item[name][..., first:] for name in ("source_content", "source_acoustic")}
+    return item | cut | ({"teacher": item["teacher"][first:]} if "teacher" in item else {})
 
 
 def _books(row: dict[str, np.ndarray]) -> np.ndarray:

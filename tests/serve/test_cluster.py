@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 TOKEN, DIGEST = new_token()
 CONFIG = {
+    "anonymizer": "mcadams",
     "slots": 8,
     "replicas": {"minimum": 2, "maximum": 2},
     "tokens": [{"name": "tests", "sha256": DIGEST, "sessions": 6}],

@@ -85,7 +85,7 @@ def test_a_report_does_not_overtake_the_admission_that_it_should_tell_of() -> No
             return admitted
 
     async def scene() -> None:
-        service = Service(ServeConfig(slots=4), Slow())
+        service = Service(ServeConfig(anonymizer="mcadams", slots=4), Slow())
         async with contextlib.AsyncExitStack() as calls:
             entering = asyncio.create_task(calls.enter_async_context(service.admitted("token", 1)))
             await asyncio.sleep(0)
@@ -104,7 +104,7 @@ def test_a_register_that_does_not_answer_keeps_nobody_out(monkeypatch: pytest.Mo
             return False
 
     async def scene() -> None:
-        service = Service(ServeConfig(slots=4), Silent())
+        service = Service(ServeConfig(anonymizer="mcadams", slots=4), Silent())
         async with service.admitted("token", 1) as session:
             assert service.holders == {session: "token"}
         assert service.holders == {}

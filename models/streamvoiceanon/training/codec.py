@@ -44,7 +44,7 @@ class CodecTask:
             codec.backbone.requires_grad_(False)
             codec.quantizer.downsample.requires_grad_(False)
             for quantizer in codec.quantizer.residual_fsq.rvqs:
-                quantizer.project_in.requires_grad_(False)  # type: ignore[union-attr]
+                quantizer.project_in.requires_grad_(False)
         self._distance = SpectralDistance(frames.sample_rate, self.config.spectrum)
         self.players: dict[str, nn.Module] = {"codec": self._codec}
         if self.config.adversarial_weight:

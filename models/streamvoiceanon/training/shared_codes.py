@@ -2,8 +2,8 @@
 
 A code is a number of several digits: the bits of a content code, the levels of an acoustic one. As entries of a table
 each would have to be seen for itself, and most of thousands are seen rarely in an hour of speech. In training an entry
-is therefore the sum of one of its own and of those of its digits. Once trained, the sums are a plain table, which is all
-that inference knows.
+is therefore the sum of one of its own and of those of its digits. Once trained, the sums are a plain table, and
+inference knows nothing else.
 """
 
 import math
@@ -72,5 +72,5 @@ def plain_state(network: nn.Module) -> dict[str, Tensor]:
         if not inside:
             state[key] = value
         elif inside == "original":
-            state[f"{owner}.weight"] = network.get_submodule(owner).weight  # type: ignore[assignment]
+            state[f"{owner}.weight"] = network.get_submodule(owner).weight
     return {key: value.detach().cpu().clone() for key, value in state.items()}

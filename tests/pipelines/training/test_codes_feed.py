@@ -1,6 +1,7 @@
 """Feeds: which prepared speech a batch holds, and that it holds the same wherever it is read."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,31 @@ def test_an_export_has_the_names_and_shapes_of_its_base_and_loads_as_it(tmp_path
     for key, value in base.states["codec"].items():
         assert torch.equal(made.states["codec"][key], value)
     StreamVoiceAnon.from_pretrained(tmp_path / "made")
+
+
+def test_by_length_batches_are_alike_and_every_epoch_still_reads_every_source_once(parts: Path) -> None:
+    settings = replace(SETTINGS, pairing="speaker", by_length=True)
+    feed = CodesFeed(parts, settings, 4, teacher=True)
+    read = [pair.source for number in range(feed.count) for pair in feed.pairs(number)]  # four epochs
+    for epoch in range(4):
+        assert len(set(read[epoch * feed.count : (epoch + 1) * feed.count])) == feed.count
+    frames = [[feed.rows.spoken[pair.source].frames for pair in feed.pairs(number)] for number in range(feed.count)]
+    apart = [max(lengths) - min(lengths) for lengths in frames]
+    drawn = CodesFeed(parts, replace(settings, by_length=False), 4, teacher=True)
+    others = [[drawn.rows.spoken[pair.source].frames for pair in drawn.pairs(number)] for number in range(feed.count)]
+    assert sum(apart) < sum(max(lengths) - min(lengths) for lengths in others) / 2
+
+
+def test_a_source_that_begins_within_keeps_codes_and_teacher_together(parts: Path) -> None:
+    whole, begun = (CodesFeed(parts, replace(SETTINGS, begun=share), 3, teacher=True) for share in (0.0, 1.0))
+    firsts = set()
+    for number in range(6):
+        before, after = whole.batch(number), begun.batch(number)
+        assert torch.equal(before["prompt_lengths"], after["prompt_lengths"])
+        for row in range(3):
+            length = int(after["lengths"][row] - after["prompt_lengths"][row])
+            first = int(after["teacher"][row, 0, 0])
+            firsts.add(first)
+            assert first + length == int(before["lengths"][row] - before["prompt_lengths"][row])
+            assert after["teacher"][row, :length, 0].tolist() == list(range(first, first + length))
+    assert len(firsts) > 3
