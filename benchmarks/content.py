@@ -95,7 +95,9 @@ def read_speech(folder: Path) -> Speech:
 
 
 def encode(model: StreamVoiceAnon, speech: Speech) -> list[Tensor]:
-    return [model.encode_content(torch.from_numpy(wave)) for wave in speech.waves]
+    """What was said in each frame; a pitch that codes have is left out."""
+    pitches = max(1, model.config.content_encoder.pitch_codes)
+    return [model.encode_content(torch.from_numpy(wave)) // pitches for wave in speech.waves]
 
 
 def whisper_frames(model: StreamVoiceAnon, whisper: Whisper, speech: Speech) -> list[Tensor]:

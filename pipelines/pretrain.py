@@ -182,7 +182,13 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             by_length=True,
             begun=job.begun,
         )
-        losses = LanguageModelTaskConfig(job.content_weight, corrupted=job.corrupted, seed=settings.seed)
+        losses = LanguageModelTaskConfig(
+            job.content_weight,
+            smallest_delay=job.delays[0],
+            largest_delay=job.delays[1],
+            corrupted=job.corrupted,
+            seed=settings.seed,
+        )
         task = LanguageModelTask(network, losses)
         return task, CodesFeed(parts, pairs, settings.batch_size, teacher=False)
     crop = max(1, round(job.crop_seconds / sizes.frames.seconds))

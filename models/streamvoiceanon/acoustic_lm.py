@@ -30,6 +30,8 @@ MAX_DELAY = 8  # frames that the wait embeddings cover
 class AcousticLMConfig:
     """Sizes of the published network. A `timbre_width` of 0 leaves the timbre latents out.
 
+    With `pitch_codes` each content code is what was said times `pitch_codes`, and a pitch; they are embedded apart.
+
     `max_frames`: prompt and source together are at most so many frames; past it the sequence is refilled. `top_p` and
     `temperature` are how codes are drawn, see `generation.sample`.
     """
@@ -47,6 +49,12 @@ class AcousticLMConfig:
     max_frames: int = 768
     top_p: float = 0.7
     temperature: float = 0.7
+    pitch_codes: int = 0
+
+    @property
+    def whole_content_codes(self) -> int:
+        """Content codes that there are, with their pitch."""
+        return self.content_codes * max(1, self.pitch_codes)
 
     @property
     def max_prompt_frames(self) -> int:
@@ -105,6 +113,8 @@ class AcousticLM(nn.Module):
         super().__init__()
         self.config = config or AcousticLMConfig()
         self.embedding = nn.Embedding(self.config.content_codes, self.config.width)
+        if self.config.pitch_codes:
+            self.pitch_embedding = nn.Embedding(self.config.pitch_codes, self.config.width)
         if self.config.timbre_width:
             self.context_in = Linear(self.config.timbre_width, self.config.width)
         self.style_in = Linear(self.config.style_width, self.config.width)
@@ -118,7 +128,10 @@ class AcousticLM(nn.Module):
 
     def embed_content(self, codes: Tensor) -> Tensor:
         """Map content codes [...] to [..., width]."""
-        return self.embedding(codes)
+        pitches = self.config.pitch_codes
+        if not pitches:
+            return self.embedding(codes)
+        return self.embedding(codes // pitches) + self.pitch_embedding(codes % pitches)
 
     def embed_acoustic(self, codes: Tensor) -> Tensor:
         """Map acoustic codes [..., codebooks, n] to [..., n, width]: the sum over the codebooks."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.streamvoiceanon.contour import PitchContour
 from models.streamvoiceanon.conv import ConvNeXtEncoder, Resample
 from models.streamvoiceanon.frontend import PUBLISHED, FrameConfig, LogMel
 from models.streamvoiceanon.linear import Linear
@@ -22,7 +23,7 @@ class ContentEncoderConfig:
     """Sizes of the published network.
 
     With `whisper` the features come from its causal encoder, and `bands`, `depths` and all but the last of `widths` say
-    nothing.
+    nothing. With `pitch_codes` a code of so many for the pitch contour is part of every content code.
     """
 
     bands: int = 160
@@ -34,6 +35,7 @@ class ContentEncoderConfig:
     window: int = 512
     bits: int = 13
     whisper: WhisperConfig | None = None
+    pitch_codes: int = 0
 
 
 class BinarySphericalQuantizer(nn.Module):
@@ -83,6 +85,8 @@ class ContentEncoder(nn.Module):
             whisper.width,
         ):
             raise ValueError("Whisper's trunk needs 16 kHz, a hop of 320 samples and widths that end with its own")
+        if self.config.pitch_codes and frames.sample_rate != SAMPLE_RATE:
+            raise ValueError("a pitch contour needs 16 kHz")
         self._steps = frames.mels_per_frame  # of the backbone, for one of codes
         self.mel = LogMel(self.config.bands, frames) if whisper is None else WhisperMel(whisper.bands)
         self.backbone = (
@@ -91,6 +95,7 @@ class ContentEncoder(nn.Module):
             else WhisperTrunk(whisper)
         )
         self.quantizer = _Quantizer(self.config, frames)
+        self.contour = PitchContour(self.config.pitch_codes, frames.samples) if self.config.pitch_codes else None
 
     def initial_state(self, batch: int, chunk: int, places: Tensor | None = None) -> State:
         """The state of fresh streams, for chunks of at most `chunk` frames; `places` as in `WhisperTrunk`."""
@@ -102,12 +107,21 @@ class ContentEncoder(nn.Module):
             else backbone.initial_state(batch),
             self.quantizer.downsample.initial_state(batch),
             self.quantizer.pre_module.initial_state(batch, chunk),
+            () if self.contour is None else self.contour.initial_state(batch),
         )
 
     def forward(self, samples: Tensor, state: State, mels: Tensor | None = None) -> tuple[Tensor, State]:
-        """Map samples [B, n frames] to codes [B, n], and the state on; `mels` as in `features`."""
+        """Map samples [B, n frames] to codes [B, n], and the state on; `mels` as in `features`.
+
+        With a contour a code is `pitch_codes` times what was said, and the pitch.
+        """
         x, state = self.features(samples, state, mels)
-        return self.quantizer.residual_bsq.rvqs[0](x), state
+        codes = self.quantizer.residual_bsq.rvqs[0](x)
+        if self.contour is not None:
+            *others, before = state
+            pitch, after = self.contour(samples, before)
+            codes, state = codes * self.contour.codes + pitch, (*others, after)
+        return codes, state
 
     def features(self, samples: Tensor, state: State, mels: Tensor | None = None) -> tuple[Tensor, State]:
         """Map samples [B, n frames] to what is quantized, [B, n, width], and the state on.
@@ -115,7 +129,7 @@ class ContentEncoder(nn.Module):
         `mels` [B]: how many mel frames of this chunk lie within the utterance; those after it are zeroed before and
         after the backbone, as the published network does. None: all. Whisper's trunk hears the silence there instead.
         """
-        mel_state, backbone_state, down_state, transformer_state = state
+        mel_state, backbone_state, down_state, transformer_state, contour_state = state
         x, mel_state = self.mel(samples, mel_state)
         if mels is None or self.config.whisper is not None:
             x, backbone_state = self.backbone(x, backbone_state)
@@ -126,4 +140,4 @@ class ContentEncoder(nn.Module):
             x = x * within
         x, down_state = self.quantizer.downsample(x, down_state)
         x, transformer_state = self.quantizer.pre_module(x, transformer_state)
-        return x, (mel_state, backbone_state, down_state, transformer_state)
+        return x, (mel_state, backbone_state, down_state, transformer_state, contour_state)

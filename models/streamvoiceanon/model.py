@@ -363,7 +363,7 @@ def check_voice(voice: Voice, config: Config) -> None:
             f"the voice {voice.voice_id} has {voice.frames} frames, this model reads 1 to "
             f"{lm_config.max_prompt_frames}: build its bank anew"
         )
-    for codes, count in ((voice.content, lm_config.content_codes), (voice.acoustic, lm_config.acoustic_codes)):
+    for codes, count in ((voice.content, lm_config.whole_content_codes), (voice.acoustic, lm_config.acoustic_codes)):
         if int(codes.min()) < 0 or int(codes.max()) >= count:
             raise ValueError(f"the voice {voice.voice_id} holds codes of another model: build its bank anew")
 

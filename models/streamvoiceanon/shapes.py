@@ -45,9 +45,17 @@ MINI = Config(
 SMALL = replace(
     MINI,
     content_encoder=ContentEncoderConfig(
-        depths=(), widths=(384,), heads=6, hidden=768, layers=1, window=128, bits=12, whisper=WhisperConfig()
+        depths=(),
+        widths=(384,),
+        heads=6,
+        hidden=768,
+        layers=1,
+        window=128,
+        bits=12,
+        whisper=WhisperConfig(),
+        pitch_codes=32,
     ),
-    acoustic_lm=replace(MINI.acoustic_lm, content_codes=4096, max_frames=224),
+    acoustic_lm=replace(MINI.acoustic_lm, content_codes=4096, max_frames=224, pitch_codes=32),
 )
 
 SHAPES = {"full": FULL, "mini": MINI, "small": SMALL}

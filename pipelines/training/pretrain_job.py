@@ -65,6 +65,9 @@ class PretrainJob(BaseModel):
     content_weight: float = Field(
         1.0, ge=0, description="lm: how much the next content code counts, which generation does not use."
     )
+    delays: tuple[int, int] = Field(
+        (0, 8), description="lm: smallest and largest delay that it learns to speak with, in frames, 8 at most."
+    )
     begun: float = Field(
         0.0, ge=0, le=1, description="lm: share of sources that begin within their utterance, as after a refill."
     )

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
 from models.streamvoiceanon.checkpoint import save_converted
-from models.streamvoiceanon.shapes import MINI, SMALL
+from models.streamvoiceanon.shapes import MINI
 from models.streamvoiceanon.training.initial import fresh_networks
 from operators.schema import InputError
 from pipelines.anonymize import anonymizer_weights
@@ -53,7 +53,7 @@ def test_a_model_that_lacks_a_tensor_is_an_error_before_anything_runs(weights: P
 
 def test_a_bank_of_another_model_is_an_error_before_anything_runs(weights: Path, tmp_path: Path) -> None:
     bank = VoiceBank.load(weights / "voices.parquet")
-    bank.voices[0].content[:] = SMALL.acoustic_lm.content_codes - 1
+    bank.voices[0].content[:] = MINI.acoustic_lm.content_codes
     bank.save(tmp_path / "others.parquet")
     with pytest.raises(InputError, match="holds codes of another model"):
         anonymizer_weights(job_with(weights / "model", tmp_path / "others.parquet"))

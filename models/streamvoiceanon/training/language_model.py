@@ -33,8 +33,8 @@ class LanguageModelTaskConfig:
     """What the loss is made of.
 
     `teacher_width` is the width of the teacher's frames; 0 trains without any. With a `distillation_weight` of 0 the
-    head learns what it can from hidden states that do not move for it: a probe, to compare with. `validation_delay`
-    (frames) is the delay that held-out batches are measured with. `corrupted` is the share of past acoustic frames that
+    head learns what it can from hidden states that do not move for it: a probe, to compare with. Delays (frames) are drawn
+    from `smallest_delay` to `largest_delay`, and `validation_delay` is that of held-out batches. `corrupted` is the share of past acoustic frames that
     are read as other frames of the batch: who writes its own past must live with mistakes, and does not learn little
     speech by heart as soon. What is predicted stays. `seed` draws the head's first weights.
     """
@@ -43,6 +43,7 @@ class LanguageModelTaskConfig:
     teacher_width: int = 0
     distillation: Literal["cosine", "mse"] = "cosine"
     distillation_weight: float = 1.0
+    smallest_delay: int = 0
     largest_delay: int = MAX_DELAY
     validation_delay: int = 2
     corrupted: float = 0.0
@@ -86,8 +87,9 @@ class LanguageModelTask:
         self.players: dict[str, nn.Module] = {"lm": self._player}
 
     def losses(self, player: str, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """ "total", "acoustic", "content" and, with distillation, "emotion", at a delay drawn from `generator`."""
-        delay = int(torch.randint(0, self.config.largest_delay + 1, (), generator=generator))
+        """ "total", "acoustic", and "content" and "emotion" where they have a weight, at a delay that is drawn."""
+        first, last = self.config.smallest_delay, self.config.largest_delay
+        delay = int(torch.randint(first, last + 1, (), generator=generator))
         if self._player.standardiser is not None:
             self._player.standardiser.gather(source_frames(batch["teacher"], batch).float())
         past = corrupt(batch, self.config.corrupted, generator) if self.config.corrupted else batch
@@ -115,9 +117,11 @@ class LanguageModelTask:
         figures = {
             "acoustic": F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten()),
             "accuracy": (logits.argmax(-1) == codes).float().mean(),
-            "content": self._content_loss(at_content[:, :frames], batch["content"], source),
         }
-        total = figures["acoustic"] + self.config.content_weight * figures["content"]
+        total = figures["acoustic"]
+        if self.config.content_weight:
+            figures["content"] = self._content_loss(at_content[:, :frames], batch["content"], source)
+            total = total + self.config.content_weight * figures["content"]
         head, standardiser = self._player.emotion_head, self._player.standardiser
         weight = self.config.distillation_weight
         if head is not None and standardiser is not None:
@@ -128,12 +132,12 @@ class LanguageModelTask:
         return {"total": total, **{key: value.detach() for key, value in figures.items()}}
 
     def _content_loss(self, hidden: Tensor, content: Tensor, source: Tensor) -> Tensor:
-        """Each content place of the source predicts the content code that comes next."""
+        """Each content place of the source predicts the content code that comes next, without its pitch."""
         known = source[:, :-1] & source[:, 1:]
         logits = self._player.lm.content_logits(hidden[:, :-1][known])
         if not len(logits):  # sources of a single frame each
             return hidden.sum() * 0.0
-        return F.cross_entropy(logits.float(), content[:, 1:][known])
+        return F.cross_entropy(logits.float(), content[:, 1:][known] // max(1, self._player.lm.config.pitch_codes))
 
 
 def slow_states(lm: AcousticLM, batch: Batch, delay: int) -> tuple[Tensor, Tensor]:

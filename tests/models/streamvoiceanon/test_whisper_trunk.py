@@ -1,6 +1,7 @@
 """Whisper's encoder as a causal trunk: streamed exactly, without end, and with Whisper's own weights."""
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,9 @@ def whisper_folder() -> Path:
     return registry.resolve(registry.PROFILES["embedded"]["whisper"]).path
 
 
-def test_streamed_codes_are_those_of_the_whole_also_once_around_the_ring() -> None:
-    encoder = ContentEncoder(TINY, SMALL.frames).eval()
+@pytest.mark.parametrize("pitches", [0, 8])
+def test_streamed_codes_are_those_of_the_whole_also_once_around_the_ring(pitches: int) -> None:
+    encoder = ContentEncoder(replace(TINY, pitch_codes=pitches), SMALL.frames).eval()
     initialise(encoder, 0)
     frames = RING // 2 + 40
     samples = torch.randn(1, frames * SMALL.frames.samples, generator=torch.Generator().manual_seed(0)) * 0.1

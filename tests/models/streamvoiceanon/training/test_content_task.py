@@ -205,3 +205,14 @@ def test_prosody_can_be_left_out(batch: Batch) -> None:
     batch["teacher"] = torch.cat([batch["teacher"][..., :3].softmax(-1), batch["teacher"][..., 3:]], dim=-1)
     figures = make_task(phones=3, prosody_weight=0.0).losses("content", batch, generator())
     assert figures["distillation"] == figures["phones"]
+
+
+def test_features_tell_the_teacher_too_where_they_are_asked_and_are_figures_of_their_own(batch: Batch) -> None:
+    task = make_task(feature_weight=0.5)
+    assert "features.distillation" not in make_task().validate(batch)
+    before = task.validate(batch)
+    train(task, batch, 60)
+    after = task.validate(batch)
+    assert after["features.explained"] > before["features.explained"] + 0.3
+    assert after["total"] == after["distillation"], "what is best is told by the codes alone"
+    assert task.export()["content_encoder"].keys() == make_task().export()["content_encoder"].keys()
