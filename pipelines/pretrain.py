@@ -151,7 +151,7 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
         LanguageModelTaskConfig,
         language_model,
     )
-    from models.streamvoiceanon.training.shared_codes import share_digits
+    from models.streamvoiceanon.training.shared_codes import CODEBOOK, share_codes
     from models.streamvoiceanon.training.teachers import PROSODY
     from models.streamvoiceanon.training.whisper_weights import load_whisper
     from pipelines.training.waves_feed import WavesFeed
@@ -169,7 +169,10 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
     elif stage == "content" and sizes.content_encoder.whisper is not None:
         load_whisper(network.backbone, registry.resolve(WHISPER).path)
     if stage == "lm":
-        share_digits(network, sizes.content_encoder.bits, sizes.codec.levels)
+        codebook = base_of(stage, job).states["content_encoder"].get(CODEBOOK)
+        share_codes(
+            network, sizes.content_encoder.bits if codebook is None else codebook, sizes.codec.levels, settings.seed
+        )
         pairs = PairSettings(
             pairing="speaker",
             validation_pairing="speaker",

@@ -7,6 +7,7 @@ built.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.streamvoiceanon.contour import PitchContour
@@ -23,7 +24,8 @@ class ContentEncoderConfig:
     """Sizes of the published network.
 
     With `whisper` the features come from its causal encoder, and `bands`, `depths` and all but the last of `widths` say
-    nothing. With `pitch_codes` a code of so many for the pitch contour is part of every content code.
+    nothing. With `code_width` a code is the nearest of 2^`bits` vectors of so many numbers instead of that many signs.
+    With `pitch_codes` a code of so many for the pitch contour is part of every content code.
     """
 
     bands: int = 160
@@ -35,6 +37,7 @@ class ContentEncoderConfig:
     window: int = 512
     bits: int = 13
     whisper: WhisperConfig | None = None
+    code_width: int = 0
     pitch_codes: int = 0
 
 
@@ -55,12 +58,39 @@ class BinarySphericalQuantizer(nn.Module):
         return (bits * place).sum(-1)
 
 
+class NearestQuantizer(nn.Module):
+    """A code is the nearest of a codebook's vectors to a few numbers made of the features.
+
+    At equal bits it tells more than signs do, because vectors lie where speech is (`training/codebook.py` finds them).
+    """
+
+    def __init__(self, width: int, code_width: int, bits: int) -> None:
+        super().__init__()
+        self.first, self.project_in = Linear(width, width), Linear(width, code_width)
+        self.codebook = nn.Embedding(2**bits, code_width)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Map [..., width] to what is quantized, [..., code_width]."""
+        return self.project_in(F.gelu(self.first(x)))
+
+    def nearest(self, points: Tensor) -> Tensor:
+        """Map points [..., code_width] to codes [...], int64."""
+        entries = self.codebook.weight
+        return (entries.square().sum(1) - 2.0 * points @ entries.T).argmin(-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, n, width] to codes [B, n], int64."""
+        return self.nearest(self.project(x))
+
+
 class _ResidualQuantizer(nn.Module):
     """The checkpoint's nesting of its one quantizer."""
 
-    def __init__(self, width: int, bits: int) -> None:
+    def __init__(self, width: int, config: ContentEncoderConfig) -> None:
         super().__init__()
-        self.rvqs = nn.ModuleList([BinarySphericalQuantizer(width, bits)])
+        signs = BinarySphericalQuantizer(width, config.bits)
+        nearest = NearestQuantizer(width, config.code_width, config.bits) if config.code_width else None
+        self.rvqs = nn.ModuleList([nearest or signs])
 
 
 class _Quantizer(nn.Module):
@@ -69,7 +99,7 @@ class _Quantizer(nn.Module):
         width = config.widths[-1]
         self.downsample = Resample(width, up=False, times=frames.halvings)
         self.pre_module = WindowedTransformer(width, config.heads, config.hidden, config.layers, config.window)
-        self.residual_bsq = _ResidualQuantizer(width, config.bits)
+        self.residual_bsq = _ResidualQuantizer(width, config)
 
 
 class ContentEncoder(nn.Module):

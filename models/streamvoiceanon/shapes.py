@@ -53,9 +53,13 @@ SMALL = replace(
         window=128,
         bits=12,
         whisper=WhisperConfig(),
+        code_width=16,
         pitch_codes=32,
     ),
     acoustic_lm=replace(MINI.acoustic_lm, content_codes=4096, max_frames=224, pitch_codes=32),
 )
 
-SHAPES = {"full": FULL, "mini": MINI, "small": SMALL}
+# The small shape while its content encoder is trained, by signs. `pipelines.fit_codebook` makes it SMALL.
+SMALL_SIGNS = replace(SMALL, content_encoder=replace(SMALL.content_encoder, code_width=0))
+
+SHAPES = {"full": FULL, "mini": MINI, "small": SMALL, "small-signs": SMALL_SIGNS}

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from operators.schema import InputError
 from pipelines.config import Name, Output, load_fields
@@ -84,6 +84,13 @@ class PretrainJob(BaseModel):
     training: Settings = Field(description="The loop.")
     workers: int | None = Field(None, ge=1, description="Actors of the Ray Data pass at most.")
     gpus: float = Field(0.0, ge=0, description="GPUs (or a fraction) for each actor of the Ray Data pass.")
+
+    @field_validator("delays")
+    @classmethod
+    def delays_are_in_order(cls, delays: tuple[int, int]) -> tuple[int, int]:
+        if not 0 <= delays[0] <= delays[1] <= 8:
+            raise ValueError("delays are the smallest and the largest, from 0 to 8 frames")
+        return delays
 
     @property
     def model(self) -> Path:

@@ -33,10 +33,11 @@ class LanguageModelTaskConfig:
     """What the loss is made of.
 
     `teacher_width` is the width of the teacher's frames; 0 trains without any. With a `distillation_weight` of 0 the
-    head learns what it can from hidden states that do not move for it: a probe, to compare with. Delays (frames) are drawn
-    from `smallest_delay` to `largest_delay`, and `validation_delay` is that of held-out batches. `corrupted` is the share of past acoustic frames that
-    are read as other frames of the batch: who writes its own past must live with mistakes, and does not learn little
-    speech by heart as soon. What is predicted stays. `seed` draws the head's first weights.
+    head learns what it can from hidden states that do not move for it: a probe, to compare with. Delays (frames) are
+    drawn from `smallest_delay` to `largest_delay`, and `validation_delay` is that of held-out batches. `corrupted` is
+    the share of past acoustic frames that are read as other frames of the batch: who writes its own past must live with
+    mistakes, and does not learn little speech by heart as soon. What is predicted stays. `seed` draws the head's first
+    weights.
     """
 
     content_weight: float = 1.0
@@ -81,6 +82,7 @@ class LanguageModelTask:
 
     def __init__(self, lm: AcousticLM, config: LanguageModelTaskConfig | None = None) -> None:
         self.config = config or LanguageModelTaskConfig()
+        check_delay(self.config.smallest_delay)
         check_delay(self.config.largest_delay)
         check_delay(self.config.validation_delay)
         self._player = LanguageModelPlayer(lm, self.config.teacher_width, self.config.seed).train().requires_grad_(True)

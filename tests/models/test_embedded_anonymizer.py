@@ -1,0 +1,68 @@
+"""The embedded weights: what a fresh machine anonymizes with."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from models import registry, speaker
+from models.catalogue import AnonymizerSpec, load_anonymizer
+from models.streamvoiceanon import StreamVoiceAnon
+from models.streamvoiceanon.shapes import SMALL
+from models.streamvoiceanon.stream import latency_seconds
+
+MOST_BYTES, MOST_BANK_BYTES, FEWEST_VOICES = 30e6, 5e6, 40
+
+
+@pytest.fixture(scope="module")
+def model() -> StreamVoiceAnon:
+    loaded = load_anonymizer(AnonymizerSpec("streamvoiceanon"), 16_000)
+    assert isinstance(loaded, StreamVoiceAnon)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def spoken(model: StreamVoiceAnon, waves: list[np.ndarray]) -> list[np.ndarray]:
+    voices = [model.draw_voice(seed) for seed in range(len(waves))]
+    sources = [torch.from_numpy(wave) for wave in waves]
+    return [wave.numpy() for wave in model.anonymize(sources, voices, range(len(waves)))]
+
+
+def test_they_are_small_and_the_bytes_that_the_registry_knows() -> None:
+    folder = registry.resolve(registry.ANONYMIZER).path
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    assert registry.KNOWN[registry.ANONYMIZER].digests.keys() == sizes.keys()
+    assert sizes.pop(registry.VOICES) <= MOST_BANK_BYTES
+    assert sum(sizes.values()) <= MOST_BYTES
+
+
+def test_they_are_of_the_small_shape_with_many_voices_whose_names_say_nothing(model: StreamVoiceAnon) -> None:
+    assert model.config == replace(SMALL, acoustic_lm=model.config.acoustic_lm)
+    assert model.voices is not None
+    assert len(model.voices) >= FEWEST_VOICES
+    assert all(voice.voice_id.startswith("voice-") for voice in model.voices.voices)
+
+
+def test_a_live_call_hears_itself_within_180_ms(model: StreamVoiceAnon) -> None:
+    assert latency_seconds(2, model.config.frames) <= 0.13
+
+
+def test_another_voice_speaks(model: StreamVoiceAnon, waves: list[np.ndarray], spoken: list[np.ndarray]) -> None:
+    """By GE2E: sources and what became of them are less alike than two utterances of one person are."""
+    encoder = speaker.load(registry.resolve(registry.PROFILES["embedded"]["speaker"]).path)
+    before, after = encoder.embed(waves), encoder.embed(spoken)
+    halves = [encoder.embed([wave[: len(wave) // 2], wave[len(wave) // 2 :]]) for wave in waves]
+    alike = np.mean([first @ second for first, second in halves])
+    assert np.mean(np.sum(before * after, axis=1)) < alike - 0.1
+
+
+def test_a_stream_gives_what_the_whole_gives(model: StreamVoiceAnon, waves: list[np.ndarray]) -> None:
+    wave = torch.from_numpy(waves[0])
+    voice = model.draw_voice(1)
+    (whole,) = model.anonymize([wave], [voice], [1])
+    stream = model.open_stream(voice, 1)
+    parts = [stream.push(part) for part in wave.split(1_600)]
+    streamed = torch.cat([*parts, stream.finish()])
+    assert len(streamed) == len(whole)
+    torch.testing.assert_close(streamed, whole, atol=1e-4, rtol=0)
