@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from safetensors.torch import save
 
 from models.streamvoiceanon.content_encoder import ContentEncoder, NearestQuantizer
 from models.streamvoiceanon.shapes import SMALL, SMALL_SIGNS
@@ -89,9 +90,7 @@ def put_encoder(encoder: ContentEncoder, folder: Path, training: str) -> None:
     if base.config != SMALL:
         raise InputError(f"{folder} is not of the shape small")
     state = encoder.state_dict()
-    digest = hashlib.sha256(training.encode())
-    for name in sorted(state):
-        digest.update(state[name].numpy().tobytes())
+    digest = hashlib.sha256(training.encode() + save(state))
     partial = folder.with_name(f".{folder.name}-codebook")
     sources = base.sources | {"content_encoder": digest.hexdigest()}
     write_model(partial, replace(base, folder=folder), {"content_encoder": state}, sources)
