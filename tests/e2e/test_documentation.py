@@ -25,7 +25,7 @@ SHOWN_ELSEWHERE = {
     "make test": "this is it",
     "make setup": "`make test` depends on it",
     "voxveil model convert": "test_svanon_voices.py converts a folder laid out alike; the hub is out of reach",
-    "voxveil attacker train --corpus corpora/others.parquet --anonymizer mcadams --network": "test_attacker_network.py",
+    "voxveil attacker train --corpus corpora/others.parquet --network": "test_attacker_network.py",
     "voxveil audit --index corpora/calls.parquet --name calls-2026 --policy strict --attacker models:": (
         "test_attacker_training.py audits with the network that it has registered"
     ),
