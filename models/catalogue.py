@@ -29,9 +29,7 @@ class AnonymizerSpec:
         """Raise ValueError, one line, where the name is unknown or something that it needs was not named."""
         if self.name not in ANONYMIZERS:
             raise ValueError(f"no anonymizer is called {self.name!r}; there are {', '.join(ANONYMIZERS)}")
-        if self.name != "streamvoiceanon" and (self.model or self.voices):
-            raise ValueError(f"a model and voices are streamvoiceanon's, {self.name} takes none: leave them out")
-        if self.model and not self.voices:
+        if self.neural and self.model and not self.voices:
             raise ValueError(
                 f"the model {self.model} needs a voice bank of its own: --voices BANK, made by "
                 f"`voxveil voices build INDEX BANK --model {self.model}`"

@@ -149,17 +149,18 @@ def anonymizer_weights(job: Job) -> dict[str, Any]:
     if not spec.neural:
         return {}
     from models import registry
-    from models.streamvoiceanon.checkpoint import CONFIG_FILE, WEIGHTS_FILE, resolve
+    from models.streamvoiceanon.checkpoint import CONFIG_FILE, WEIGHTS_FILE, is_converted, resolve
 
     try:
         check_weights(spec)
     except (OSError, ValueError) as fault:
         raise InputError(str(fault)) from None
     model, voices = spec.weights()
-    files = (WEIGHTS_FILE, CONFIG_FILE) if spec.model is None else None  # the bank lies beside the embedded ones
+    folder = resolve(model)
+    files = (WEIGHTS_FILE, CONFIG_FILE) if is_converted(folder) else None  # a bank may lie beside them
     return {
         "model": spec.model or registry.ANONYMIZER,
-        "model_digest": digest_of(registry.digest(resolve(model), files)),
+        "model_digest": digest_of(registry.digest(folder, files)),
         "voices_digest": digest_of(registry.digest(voices)),
         "alpha": spec.alpha,
     }

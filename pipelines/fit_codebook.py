@@ -25,7 +25,6 @@ from models.streamvoiceanon.shapes import SMALL, SMALL_SIGNS
 from models.streamvoiceanon.training.codebook import Taught, agreement, fit_quantizer
 from models.streamvoiceanon.training.perturb import perturb
 from models.streamvoiceanon.training.teachers import PROSODY
-from operators.schema import InputError
 from pipelines.training.model_folder import fresh_base, read_base, write_model
 from pipelines.training.pairs import split_speakers
 from pipelines.training.rows import Rows
@@ -79,8 +78,7 @@ def hear(encoder: ContentEncoder, rows: Rows, speakers: Iterable[str], perturbed
             heard.append(perturb(wave, rate, np.random.default_rng([number, 4])))
         for own in heard:
             samples = torch.nn.functional.pad(torch.from_numpy(own), (0, -len(own) % frame)).unsqueeze(0)
-            with torch.autocast("cpu", torch.bfloat16):
-                features, _ = encoder.features(samples, encoder.initial_state(1, samples.shape[1] // frame))
+            features, _ = encoder.features(samples, encoder.initial_state(1, samples.shape[1] // frame))
             yield Taught(features[0].half(), teacher.half())
 
 
@@ -88,15 +86,17 @@ def put_encoder(encoder: ContentEncoder, folder: Path, training: str) -> None:
     """Put the encoder into a model folder of the shape small; a folder that is not there gets random other networks."""
     base = read_base(str(folder)) if folder.exists() else fresh_base(SMALL, 0, None)
     if base.config != SMALL:
-        raise InputError(f"{folder} is not of the shape small")
+        raise SystemExit(f"{folder} is not of the shape small")
     state = encoder.state_dict()
     digest = hashlib.sha256(training.encode() + save(state))
     partial = folder.with_name(f".{folder.name}-codebook")
     sources = base.sources | {"content_encoder": digest.hexdigest()}
     write_model(partial, replace(base, folder=folder), {"content_encoder": state}, sources)
+    former = partial.with_name(f"{partial.name}-former")
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.replace(former)
     partial.replace(folder)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 if __name__ == "__main__":

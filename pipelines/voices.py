@@ -18,6 +18,8 @@ from operators.schema import InputError
 from pipelines.faults import told_in_one_line
 from pipelines.registered import local_model
 
+LONGEST_PROMPT = 10.0  # seconds
+
 voices_app = typer.Typer(help="Build and inspect voice banks: the pseudo-voices that anonymized speech is given.")
 
 
@@ -105,6 +107,12 @@ def build_voice_bank(
     return len(voices), left_out
 
 
+def prompt_seconds(model: Any) -> float:
+    """Return how long a prompt should be: as long as the model was trained with, LONGEST_PROMPT at most."""
+    frames = model.config.acoustic_lm.prompt_frames
+    return min(LONGEST_PROMPT, frames * model.config.frames.seconds or LONGEST_PROMPT)
+
+
 def usable_waves(rows: list[PromptRow], most: int, model: Any) -> list[Any]:
     """Return the first `most` prompts that a voice can be made of; raises what was wrong where there is none."""
     waves: list[Any] = []
@@ -146,7 +154,10 @@ def build(
         ),
     ] = None,
     prompts_per_voice: Annotated[int, typer.Option(min=1, help="Prompts that make a voice together.")] = 1,
-    seconds: Annotated[float, typer.Option(min=0.1, max=23.7, help="Length that a prompt is cropped to.")] = 10.0,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=23.7, help="Length that a prompt is cropped to; default: the model's, 10 at most."),
+    ] = None,
     average: Annotated[bool, typer.Option(help="Average the prompts' embeddings instead of concatenating.")] = False,
     neutral: Annotated[bool, typer.Option(help="Take only prompts labelled neutral.")] = False,
 ) -> None:
@@ -157,6 +168,7 @@ def build(
     model = local_model(model) if model else str(registry.resolve(registry.ANONYMIZER).path)
     try:
         loaded = StreamVoiceAnon.from_pretrained(model, precision="float32")  # computed once, used for long
+        seconds = seconds or prompt_seconds(loaded)
         count, left_out = build_voice_bank(index, output, loaded, prompts_per_voice, seconds, average, neutral)
     except (CheckpointError, ValueError, OSError) as error:
         raise InputError(str(error)) from None

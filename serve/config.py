@@ -11,8 +11,8 @@ from serve.engine import EngineSettings
 
 SHA256 = r"^[0-9a-f]{64}$"
 
-# Ten voices with names that say nothing of anybody, for anonymizers without a bank: there a voice is its seed.
 SLOTS, NETWORK_SLOTS = 32, 4  # calls of a replica: of arithmetic that costs next to nothing, of the network on a CPU
+# Ten voices with names that say nothing of anybody, for anonymizers without a bank: there a voice is its seed.
 NAMED_SEEDS = {
     name: seed
     for seed, name in enumerate(

@@ -31,8 +31,8 @@ class AcousticLMConfig:
     """Sizes of the published network. A `timbre_width` of 0 leaves the timbre latents out.
 
     With `pitch_codes` each content code is what was said times `pitch_codes`, and a pitch; they are embedded apart.
-
-    `max_frames`: prompt and source together are at most so many frames; past it the sequence is refilled. `top_p` and
+    `max_frames`: prompt and source together are at most so many frames; past it the sequence is refilled.
+    `prompt_frames` are those of the longest prompt that it was trained with; 0: as long as fits. `top_p` and
     `temperature` are how codes are drawn, see `generation.sample`.
     """
 
@@ -50,6 +50,7 @@ class AcousticLMConfig:
     top_p: float = 0.7
     temperature: float = 0.7
     pitch_codes: int = 0
+    prompt_frames: int = 0
 
     @property
     def whole_content_codes(self) -> int:

@@ -24,6 +24,7 @@ from models.streamvoiceanon.compact import compacted, expanded
 CONTRACT = Path(__file__).with_name("contract.json")
 WEIGHTS_FILE, CONFIG_FILE = "streamvoiceanon.safetensors", "streamvoiceanon.json"
 FORMAT = "streamvoiceanon-1"
+EXACT = "codebook.weight"  # what no compact file rounds: which code is nearest hangs on it
 StateDict = dict[str, Tensor]
 _MAGNITUDE, _DIRECTION = "parametrizations.weight.original0", "parametrizations.weight.original1"
 
@@ -160,7 +161,12 @@ def save_converted(
         f"{name}.{key}": value for name, network in networks.items() for key, value in network.state_dict().items()
     }
     if compact:
-        weights = {f"{name}.{key}" for name, network in networks.items() for key, _ in network.named_parameters()}
+        weights = {
+            f"{name}.{key}"
+            for name, network in networks.items()
+            for key, _ in network.named_parameters()
+            if not key.endswith(EXACT)
+        }
         tensors = compacted(tensors, weights)
     save_file({key: value.contiguous().clone() for key, value in tensors.items()}, folder / WEIGHTS_FILE)
     document = {

@@ -88,9 +88,12 @@ class _ResidualQuantizer(nn.Module):
 
     def __init__(self, width: int, config: ContentEncoderConfig) -> None:
         super().__init__()
-        signs = BinarySphericalQuantizer(width, config.bits)
-        nearest = NearestQuantizer(width, config.code_width, config.bits) if config.code_width else None
-        self.rvqs = nn.ModuleList([nearest or signs])
+        quantizer = (
+            NearestQuantizer(width, config.code_width, config.bits)
+            if config.code_width
+            else BinarySphericalQuantizer(width, config.bits)
+        )
+        self.rvqs = nn.ModuleList([quantizer])
 
 
 class _Quantizer(nn.Module):

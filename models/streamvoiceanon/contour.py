@@ -2,7 +2,7 @@
 
 What the content encoder learns from phonemes tells little of intonation, and emotion lives there. A contour needs no
 weights: the fundamental frequency is where the wave is most like its own delayed copy (normalised cross-correlation,
-Talkin, "A robust algorithm for pitch tracking", 1995), and a code says how many semitones it lies above what the voice
+Talkin, "A robust algorithm for pitch tracking", 1995), and a code says how far it lies above what the voice
 has had so far. The height itself, which is the speaker's, is left out.
 """
 

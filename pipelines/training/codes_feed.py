@@ -101,7 +101,9 @@ class CodesFeed:
             ]
         begun = -epoch * len(pairs) % self.batch_size  # so many fill up the last batch of the epoch before
         frames = {name: utterance.frames for name, utterance in self.rows.spoken.items()}
-        return pairs[:begun] + group_by(pairs[begun:], lambda pair: frames[pair.source], self.batch_size, settings.seed)
+        return pairs[:begun] + group_by(
+            pairs[begun:], lambda pair: frames[pair.source], self.batch_size, settings.seed + epoch
+        )
 
     def pairs(self, number: int) -> list[Pair]:
         """Return the pairs of training batch `number`."""

@@ -27,7 +27,9 @@ class PretrainJob(BaseModel):
     output: Output = Field(
         Path("voxveil-out"), validate_default=True, description="Folder under which everything is written."
     )
-    shape: str | dict[str, Any] = Field("mini", description="Sizes of all networks: full, mini, small, small-signs, or a mapping of them.")
+    shape: str | dict[str, Any] = Field(
+        "mini", description="Sizes of all networks: full, mini, small, small-signs, or a mapping of them."
+    )
     start: Source | None = Field(None, description="Model folder whose weights to begin from; random ones without.")
     speaker_encoders: Source | None = Field(
         None, description="Checkpoint whose style and timbre encoders are used, where the shape has them."

@@ -284,7 +284,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, few_rows: Any, w
     index = write_index(tmp_path / "index.parquet", few_rows(8, 6))
 
     def start(output: Path) -> list[str]:
-        return [*VOXVEIL, "anonymize", "--index", str(index), "--name", "x", "--output", str(output), "--workers", "1"]
+        named = ["--index", str(index), "--name", "x", "--anonymizer", "mcadams", "--output", str(output)]
+        return [*VOXVEIL, "anonymize", *named, "--workers", "1"]
 
     environment = os.environ | {"VOXVEIL_KEY": KEY}
     killed = tmp_path / "killed"

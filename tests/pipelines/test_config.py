@@ -34,7 +34,6 @@ def test_commas_separate_columns() -> None:
         ({"name": "../up"}, r"name: use letters, digits"),
         ({"anonymizer": "magic"}, r"no anonymizer is called 'magic'; there are streamvoiceanon, mcadams, identity"),
         ({"model": "some/model"}, r"the model some/model needs a voice bank of its own: --voices BANK"),
-        ({"anonymizer": "mcadams", "voices": "bank.parquet"}, r"mcadams takes none: leave them out"),
         ({"keep_columns": "speaker_id"}, r"keep_columns: speaker_id is released anyway"),
         ({"index": ""}, r"index: .*at least 1 character"),
         ({"min_seconds": 9.0, "max_seconds": 3.0}, r"min_seconds is not below max_seconds"),

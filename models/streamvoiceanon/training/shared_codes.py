@@ -27,7 +27,7 @@ class SharedTraits(nn.Module):
     def __init__(self, traits: Tensor, width: int, hidden: int = 0) -> None:
         """`traits` are [codes, n]; through a layer of `hidden` units, or as they are."""
         super().__init__()
-        self.register_buffer("traits", traits, persistent=False)
+        self.register_buffer("traits", traits)
         first = [nn.Linear(traits.shape[1], hidden), nn.GELU()] if hidden else []
         last = nn.Linear(hidden or traits.shape[1], width, bias=False)
         nn.init.zeros_(last.weight)

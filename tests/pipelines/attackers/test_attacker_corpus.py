@@ -84,7 +84,7 @@ def test_recordings_that_cannot_be_read_are_left_out(tmp_path: Path, few_rows: A
 
 
 def test_an_attacker_is_kept_under_everything_that_makes_it(index: str, tmp_path: Path) -> None:
-    job = Job(index=index, name="x", output=tmp_path)
+    job = Job(index=index, name="x", anonymizer="mcadams", output=tmp_path)
     recordings = {"a": Recording("anna", "1", 2.0), "b": Recording("bert", "2", 2.0)}
     digests = [
         digest(job, recordings),

@@ -238,7 +238,7 @@ def write_attacker(folder: Path, card: AttackerCard) -> str:
 
 
 def test_an_attacker_of_the_same_system_and_other_people_is_taken(index: str, tmp_path: Path) -> None:
-    job = Job(index=index, name="x", output=tmp_path / "out")
+    job = Job(index=index, name="x", anonymizer="mcadams", output=tmp_path / "out")
     attacker = write_attacker(tmp_path / "attacker", card_of(("somebody else",), anonymizer_used(job)))
     plan = plan_job(job.model_copy(update={"attacker": attacker, "policy": "strict"}), "audit")
     assert plan.network is not None
@@ -247,7 +247,7 @@ def test_an_attacker_of_the_same_system_and_other_people_is_taken(index: str, tm
 
 
 def test_an_attacker_that_knows_whom_it_attacks_is_refused(index: str, tmp_path: Path) -> None:
-    job = Job(index=index, name="x", output=tmp_path / "out")
+    job = Job(index=index, name="x", anonymizer="mcadams", output=tmp_path / "out")
     speakers = sorted({row["speaker_id"] for row in pq.read_table(index).to_pylist()})
     attacker = write_attacker(tmp_path / "attacker", card_of((speakers[0], "other"), anonymizer_used(job)))
     with pytest.raises(InputError, match="was trained on 1 of the speakers that it is to attack"):
@@ -255,7 +255,7 @@ def test_an_attacker_that_knows_whom_it_attacks_is_refused(index: str, tmp_path:
 
 
 def test_an_attacker_of_another_system_is_refused(index: str, tmp_path: Path) -> None:
-    job = Job(index=index, name="x", output=tmp_path / "out")
+    job = Job(index=index, name="x", anonymizer="mcadams", output=tmp_path / "out")
     attacker = write_attacker(tmp_path / "attacker", card_of(("other",), anonymizer_used(job)))
     other = job.model_copy(update={"attacker": attacker, "voice_level": "speaker"})
     with pytest.raises(InputError, match="trained against mcadams with other settings or weights"):
@@ -287,7 +287,7 @@ def test_settings_that_cannot_be_are_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_network_is_kept_under_everything_that_makes_it(index: str, tmp_path: Path) -> None:
-    job = Job(index=index, name="x", output=tmp_path)
+    job = Job(index=index, name="x", anonymizer="mcadams", output=tmp_path)
     used = anonymizer_used(job)
     recordings = {"a": Recording("anna", "1", 2.0)}
     initial = registry.resolve(f"file:{ecapa(tmp_path / 'published')}")
