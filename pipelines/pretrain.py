@@ -80,6 +80,11 @@ def base_of(stage: Stage, job: PretrainJob) -> Base:
     The language model learns the codes of the other two networks, so these must have been trained before.
     """
     sizes = job.sizes()
+    if stage == "content" and sizes.content_encoder.code_width:
+        raise InputError(
+            "shape: an encoder with a codebook is trained by signs, as small-signs is, and gets its codebook from "
+            "`python -m pipelines.fit_codebook`"
+        )
     if job.model.exists():
         base = read_base(str(job.model))
         if base.config != sizes:

@@ -415,9 +415,16 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
         return tuple(found) if isinstance(found, list) else found
 
     try:
-        return read(Config, values)
+        config: Config = read(Config, values)
     except (TypeError, AttributeError) as error:
         raise checkpoint.CheckpointError(f"the configuration does not fit this version: {error}") from None
+    encoder, lm = config.content_encoder, config.acoustic_lm
+    if (2**encoder.bits, encoder.pitch_codes) != (lm.content_codes, lm.pitch_codes):
+        raise checkpoint.CheckpointError(
+            f"the content encoder has {2**encoder.bits} codes and {encoder.pitch_codes} of pitch, the language model "
+            f"{lm.content_codes} and {lm.pitch_codes}: they must be the same"
+        )
+    return config
 
 
 def convert(source: str | Path, target: Path, config: Config | None = None) -> None:
