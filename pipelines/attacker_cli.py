@@ -23,9 +23,7 @@ def attacker() -> None:
     """Keep `train` a command of its own, since typer would make a single one the whole application."""
 
 
-@attacker_app.command(
-    epilog="Example: `voxveil attacker train --corpus corpora/train-clean-100.parquet --anonymizer mcadams`"
-)
+@attacker_app.command(epilog="Example: `voxveil attacker train --corpus corpora/train-clean-100.parquet`")
 @told_in_one_line
 def train(
     corpus: Annotated[str, typer.Option(help="Index of speech by people who are attacked in no release.")],

@@ -41,7 +41,7 @@ for part, name in (
 ):
     app.add_typer(part, name=name)
 app.command(epilog="Example: `voxveil fetch --profile standard`")(fetch)
-app.command(epilog="Example: `voxveil serve --port 8000 --anonymizer mcadams`")(serve)
+app.command(epilog="Example: `voxveil serve --port 8000`")(serve)
 app.command(epilog="Example: `voxveil pretrain content --config mini --index corpus/ --name small`")(pretrain)
 app.command(epilog="Example: `voxveil stream call.wav anonymous.wav --url ws://127.0.0.1:8000/v1/stream`")(stream)
 
@@ -100,7 +100,7 @@ def audit(
     raise typer.Exit(decide_job(job, "audit", resume, dry_run, json, console))
 
 
-@app.command(epilog="Example: `voxveil anonymize --index corpus/index.parquet --name calls-2026 --anonymizer mcadams`")
+@app.command(epilog="Example: `voxveil anonymize --index corpus/index.parquet --name calls-2026`")
 @told_in_one_line
 @partial(takes_job, without=AUDIT_FIELDS)
 def anonymize(job: Job, resume: Annotated[bool, RESUME] = False) -> None:
