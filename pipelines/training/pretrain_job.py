@@ -1,9 +1,9 @@
 """The configuration of a training from random weights: one pydantic model for the three networks."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from operators.schema import InputError
 from pipelines.config import Name, Output, load_fields
@@ -93,6 +93,14 @@ class PretrainJob(BaseModel):
         if not 0 <= delays[0] <= delays[1] <= 8:
             raise ValueError("delays are the smallest and the largest, from 0 to 8 frames")
         return delays
+
+    @model_validator(mode="after")
+    def frozen_codes_are_somebodys(self) -> Self:
+        if self.frozen_codes and self.start is None:
+            raise ValueError(
+                "frozen_codes without start would freeze random codes: name the model whose codes they are"
+            )
+        return self
 
     @property
     def model(self) -> Path:

@@ -1,5 +1,7 @@
 """The embedded weights: what a fresh machine anonymizes with."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -80,3 +82,10 @@ def test_a_stream_gives_what_the_whole_gives(model: StreamVoiceAnon, waves: list
     assert np.mean(same) > 0.99
     if all(same):
         torch.testing.assert_close(streamed, whole, atol=1e-3, rtol=0)
+
+
+def test_a_bank_of_ones_own_speaks_through_the_embedded_model() -> None:
+    folder = registry.resolve(registry.ANONYMIZER).path
+    assert AnonymizerSpec("streamvoiceanon").weights() == (str(folder), folder / registry.VOICES)
+    assert AnonymizerSpec("streamvoiceanon", voices="mine.parquet").weights() == (str(folder), Path("mine.parquet"))
+    assert AnonymizerSpec("streamvoiceanon", "model", "bank").weights() == ("model", Path("bank"))

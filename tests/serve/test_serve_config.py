@@ -2,6 +2,7 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -163,3 +164,18 @@ def test_the_client_writes_what_came_back_and_prints_the_latency(tmp_path: Path)
     assert code == 0
     assert "p99" in output
     assert soundfile.info(tmp_path / "out.wav").frames == 16_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "calls"),
+    [
+        ({}, 4),
+        ({"replicas": {"gpus": 1}}, 32),
+        ({"anonymizer": "mcadams"}, 32),
+        ({"slots": 7}, 7),
+    ],
+)
+def test_a_replica_holds_what_its_anonymizer_keeps_up_with(fields: dict[str, Any], calls: int) -> None:
+    settings = parse_config(fields)
+    assert settings.capacity == calls
+    assert settings.engine_settings().slots == calls

@@ -239,3 +239,17 @@ def test_speech_prepared_with_another_model_is_refused(model: Path, tmp_path: Pa
         same_base(job, Prepared(tmp_path, recipe, 1, "f"))
     with pytest.raises(InputError, match="not prepared: run voxveil finetune prepare"):
         read_prepared(tmp_path, "voxveil finetune prepare")
+
+
+def test_delays_out_of_order_and_frozen_codes_of_nobody_are_refused(tmp_path: Path) -> None:
+    for stage, fields, complaint in (
+        ("lm", {"delays": (4, 2)}, "delays are the smallest and the largest"),
+        ("codec", {"frozen_codes": True}, "frozen_codes without start would freeze random codes"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            load_pretrain(stage, "smoke", index="none", name="x", output=tmp_path, **fields)  # type: ignore[arg-type]
+
+
+def test_an_encoder_with_a_codebook_is_trained_by_signs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is trained by signs, as small-signs is"):
+        base_of("content", load_pretrain("content", "smoke", index="none", name="x", output=tmp_path, shape="small"))
