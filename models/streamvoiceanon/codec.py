@@ -13,11 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.streamvoiceanon import kernels
-from models.streamvoiceanon.contour import SAMPLE_RATE
 from models.streamvoiceanon.conv import CausalConv1d, CausalConvTranspose1d, ConvNeXtEncoder, Resample
 from models.streamvoiceanon.frontend import PUBLISHED, FrameConfig, LogMel
 from models.streamvoiceanon.fsq import FiniteScalarQuantizer
-from models.streamvoiceanon.harmonic import HarmonicGenerator
 from models.streamvoiceanon.spectral import SpectralConfig, SpectralGenerator
 from models.streamvoiceanon.state import State
 
@@ -182,15 +180,11 @@ class Codec(nn.Module):
         self.backbone = ConvNeXtEncoder(self.config.bands, self.config.depths, self.config.widths)
         self.quantizer = _Quantizer(self.config, frames)
         spectral = self.config.spectral
-        self.head: nn.Module
-        if spectral is None:
-            self.head = HiFiGenerator(self.config)
-        elif spectral.pulses:
-            if frames.sample_rate != SAMPLE_RATE:
-                raise ValueError("a source of pulses needs 16 kHz")
-            self.head = HarmonicGenerator(self.config.widths[-1], frames.hop, spectral)
-        else:
-            self.head = SpectralGenerator(self.config.widths[-1], frames.hop, spectral)
+        self.head = (
+            HiFiGenerator(self.config)
+            if spectral is None
+            else SpectralGenerator(self.config.widths[-1], frames.hop, spectral)
+        )
 
     def initial_encoder_state(self, batch: int) -> State:
         return (

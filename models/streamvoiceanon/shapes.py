@@ -56,7 +56,6 @@ SMALL = replace(
         code_width=16,
         pitch_codes=32,
     ),
-    codec=replace(MINI.codec, spectral=SpectralConfig(pulses=True)),
     acoustic_lm=replace(MINI.acoustic_lm, content_codes=4096, max_frames=224, pitch_codes=32, prompt_frames=50),
 )
 

@@ -8,13 +8,10 @@ without them and go on with them: the codec's weights are the same.
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.streamvoiceanon.codec import Codec
-from models.streamvoiceanon.contour import WINDOW, measure
 from models.streamvoiceanon.frontend import FrameConfig
-from models.streamvoiceanon.harmonic import HarmonicGenerator
 from models.streamvoiceanon.training.audio import within
 from models.streamvoiceanon.training.discriminators import DiscriminatorConfig, Discriminators
 from models.streamvoiceanon.training.spectra import SpectralDistance, SpectrumConfig
@@ -23,16 +20,12 @@ from models.streamvoiceanon.training.task import Batch
 
 @dataclass(frozen=True)
 class CodecTaskConfig:
-    """What the loss is made of. With `frozen_codes` the encoder stays as it is: codes mean what they meant.
-
-    `pitch_weight` is that of the pitch that a head with a source of pulses has to tell.
-    """
+    """What the loss is made of. With `frozen_codes` the encoder stays as it is: codes mean what they meant."""
 
     stft_weight: float = 1.0
     mel_weight: float = 2.0
     adversarial_weight: float = 1.0
     matching_weight: float = 2.0
-    pitch_weight: float = 1.0
     spectrum: SpectrumConfig = field(default_factory=SpectrumConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     frozen_codes: bool = False
@@ -61,23 +54,13 @@ class CodecTask:
             self.players = {"discriminator": self._discriminators, **self.players}
 
     def losses(self, player: str, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Of the codec "total", "stft", "mel" and, with discriminators, "adversarial", "matching"; of those "total".
-
-        A head with a source of pulses speaks at the pitch that is measured, and has "pitch" and "voicing" as well.
-        """
+        """Of the codec "total", "stft", "mel" and, with discriminators, "adversarial", "matching"; of those "total"."""
         if player == "discriminator":
             with torch.no_grad():
                 made = self.reconstruct(batch)
             return {"total": self._discriminators.own_loss(batch["samples"], made)}
-        head, told = self._codec.head, dict[str, Tensor]()
-        if isinstance(head, HarmonicGenerator):
-            made, told = self._speak_at_its_pitch(head, batch)
-        else:
-            made = self.reconstruct(batch)
+        made = self.reconstruct(batch)
         figures = self._reconstruction(made, batch)
-        if told:
-            figures["total"] = figures["total"] + self.config.pitch_weight * (told["pitch"] + told["voicing"])
-            figures |= {name: value.detach() for name, value in told.items()}
         if self.config.adversarial_weight:
             self._discriminators.requires_grad_(False)
             judged = self._discriminators.makers_losses(batch["samples"], made)
@@ -108,32 +91,8 @@ class CodecTask:
         )
         return made * within(batch["lengths"], samples.shape[1], 1)
 
-    def _speak_at_its_pitch(self, head: HarmonicGenerator, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the codec makes of `samples` at their own pitch, and how far the pitch that it tells is off."""
-        codec, samples = self._codec, batch["samples"]
-        x, _ = codec.features(samples, codec.initial_encoder_state(len(samples)))
-        up, state = codec.initial_decoder_state(len(samples))
-        x, _ = codec.quantizer.upsample(codec.quantizer.residual_fsq.round_trip(x), up)
-        x, state = head.shape(x, state)
-        octaves, likely = head.tell(x)
-        with torch.no_grad():
-            wanted, voiced = measure(around_pieces(samples, head.config.hop, head.config.window, x.shape[1]))
-        made, _ = head.speak(x, torch.where(voiced, wanted, octaves.detach()), voiced, state)
-        off = (octaves - wanted).abs() * voiced
-        told = {
-            "pitch": off.sum() / voiced.sum().clamp(min=1),
-            "voicing": F.binary_cross_entropy_with_logits(likely, voiced.float()),
-        }
-        return made * within(batch["lengths"], samples.shape[1], 1), told
-
     def _reconstruction(self, made: Tensor, batch: Batch) -> dict[str, Tensor]:
         self._distance.to(made.device)
         figures = self._distance(made, batch["samples"])
         total = self.config.stft_weight * figures["stft"] + self.config.mel_weight * figures["mel"]
         return {"total": total, **{name: value.detach() for name, value in figures.items()}}
-
-
-def around_pieces(samples: Tensor, hop: int, window: int, pieces: int) -> Tensor:
-    """Cut samples [B, n] to [B, pieces, WINDOW]: what surrounds the pieces of `window` samples, one every hop."""
-    margin = (WINDOW - window) // 2
-    return F.pad(samples, (margin, WINDOW)).unfold(1, WINDOW, hop)[:, :pieces]
