@@ -96,6 +96,15 @@ KNOWN: Mapping[str, Known] = {
         source="this project's own, trained on EmoDB by pipelines.train_emotion",
         digests={"emotion_emodb.safetensors": "97b52c7b50999db5e284d93b7923cc255925a67844138f0e41447be0471ef4df"},
     ),
+    ANONYMIZER: Known(
+        licence="Apache-2.0",
+        source="this project's own, trained by sample/train_own_voice.sh",
+        digests={
+            "streamvoiceanon.json": "58d2647ca9c4ee82ae3ea90024af595f92fe59865662de0c94efb98cfe35c06b",
+            "streamvoiceanon.safetensors": "1a0374b472293145d9eeab660dd47bef93e4ef73fc14fe6ffcc033b6e900e10d",
+            "voices.parquet": "da80e76acd4ff1415301719770d03fc82e1aad35b460788f25227eb0375ba13e",
+        },
+    ),
     PHONES: Known(
         licence="Apache-2.0",
         source="this project's own, trained on synthetic speech by pipelines.train_phones",

@@ -56,7 +56,15 @@ SMALL = replace(
         code_width=16,
         pitch_codes=32,
     ),
-    acoustic_lm=replace(MINI.acoustic_lm, content_codes=4096, max_frames=224, pitch_codes=32, prompt_frames=50),
+    acoustic_lm=replace(
+        MINI.acoustic_lm,
+        content_codes=4096,
+        max_frames=224,
+        top_p=0.01,  # the best code always
+        pitch_codes=32,
+        prompt_frames=50,
+        delay=3,
+    ),
 )
 
 # The small shape while its content encoder is trained, by signs. `pipelines.fit_codebook` makes it SMALL.
