@@ -100,7 +100,7 @@ KNOWN: Mapping[str, Known] = {
         licence="Apache-2.0",
         source="this project's own, trained by sample/train_own_voice.sh",
         digests={
-            "streamvoiceanon.json": "58d2647ca9c4ee82ae3ea90024af595f92fe59865662de0c94efb98cfe35c06b",
+            "streamvoiceanon.json": "502ad9eb85a8b5787ed0ed908c423811d34454bd8ae95d8136164ac04541518e",
             "streamvoiceanon.safetensors": "1a0374b472293145d9eeab660dd47bef93e4ef73fc14fe6ffcc033b6e900e10d",
             "voices.parquet": "da80e76acd4ff1415301719770d03fc82e1aad35b460788f25227eb0375ba13e",
         },

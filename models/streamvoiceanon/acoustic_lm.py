@@ -33,8 +33,7 @@ class AcousticLMConfig:
     With `pitch_codes` each content code is what was said times `pitch_codes`, and a pitch; they are embedded apart.
     `max_frames`: prompt and source together are at most so many frames; past it the sequence is refilled.
     `prompt_frames` are those of the longest prompt that it was trained with; 0: as long as fits. `top_p` and
-    `temperature` are how codes are drawn, see `generation.sample`. `delay` (frames) is that of whole utterances, which
-    may wait longer than a call.
+    `temperature` are how codes are drawn, see `generation.sample`.
     """
 
     content_codes: int = 8192
@@ -52,7 +51,6 @@ class AcousticLMConfig:
     temperature: float = 0.7
     pitch_codes: int = 0
     prompt_frames: int = 0
-    delay: int = 2
 
     @property
     def whole_content_codes(self) -> int:

@@ -310,16 +310,15 @@ class StreamVoiceAnon:
         waves: Sequence[Tensor],
         voices: Sequence[Voice],
         seeds: Sequence[int] | None = None,
-        delay: int | None = None,
+        delay: int = DEFAULT_DELAY,
         batch: int = 32,
         cache_bytes: int = 2 << 30,
     ) -> list[Tensor]:
-        """Return the anonymized waves, each as long as its source, spoken with the model's own `delay` (frames).
+        """Return the anonymized waves, each as long as its source.
 
         At most `batch` utterances are written at once, fewer where their key-value caches would pass `cache_bytes`.
         Raises ValueError that names the wave where one is not finite or not one channel.
         """
-        delay = self.config.acoustic_lm.delay if delay is None else delay
         seeds = [0] * len(waves) if seeds is None else seeds
         if not len(waves) == len(voices) == len(seeds):
             raise ValueError(f"{len(waves)} waves, {len(voices)} voices and {len(seeds)} seeds: one of each is needed")
@@ -337,7 +336,7 @@ class StreamVoiceAnon:
         return results
 
     def open_stream(self, voice: Voice, seed: int = 0, *, delay: int = DEFAULT_DELAY, greedy: bool = False) -> Stream:
-        """Open a live stream that speaks with `voice`: what `anonymize` makes of the whole, at that delay."""
+        """Open a live stream that speaks with `voice`; what comes out is what `anonymize` makes of the whole."""
         return Stream(self.open_batch(1), voice, delay, None if greedy else torch.Generator().manual_seed(seed))
 
     def open_batch(self, slots: int) -> StreamBatch:

@@ -63,7 +63,6 @@ SMALL = replace(
         top_p=0.01,  # the best code always
         pitch_codes=32,
         prompt_frames=50,
-        delay=3,
     ),
 )
 

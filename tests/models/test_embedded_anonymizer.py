@@ -66,7 +66,7 @@ def test_another_voice_speaks(model: StreamVoiceAnon, waves: list[np.ndarray], s
 def test_a_stream_gives_what_the_whole_gives(model: StreamVoiceAnon, waves: list[np.ndarray]) -> None:
     wave = torch.from_numpy(waves[0])
     voice = model.draw_voice(1)
-    (whole,) = model.anonymize([wave], [voice], [1], delay=2)
+    (whole,) = model.anonymize([wave], [voice], [1])
     stream = model.open_stream(voice, 1)
     parts = [stream.push(part) for part in wave.split(1_600)]
     streamed = torch.cat([*parts, stream.finish()])
