@@ -223,3 +223,13 @@ def test_length_is_kept_to_the_sample(tiny_model: StreamVoiceAnon, voices, speec
     for samples in (1, 511, 512, FRAME_SAMPLES - 1, FRAME_SAMPLES, FRAME_SAMPLES + 1):
         (result,) = tiny_model.anonymize([speech(1.0)[:samples]], [voices[0]])
         assert result.shape == (samples,)
+
+
+def test_how_a_model_draws_is_its_own(tiny_model: StreamVoiceAnon, voices, monkeypatch) -> None:
+    """With next to no probability kept, what is drawn is the best code always."""
+    content = torch.arange(12)
+    drawn = tiny_model.generate(content, voices[0])
+    monkeypatch.setattr(tiny_model.acoustic_lm, "config", replace(tiny_model.acoustic_lm.config, top_p=1e-6))
+    best = tiny_model.generate(content, voices[0])
+    assert torch.equal(best, tiny_model.generate(content, voices[0], greedy=True))
+    assert not torch.equal(best, drawn)
