@@ -31,5 +31,5 @@ awk -F, 'NR == 1 || ($2 ~ /^v[0-9]+$/ && ++n <= 96)' "$synthetic/metadata.csv" >
 
 "$bin/voxveil" model compact "$output/small/model" "$output/streamvoiceanon"
 "$bin/voxveil" voices build "$synthetic/metadata.csv" "$output/streamvoiceanon/voices.parquet" \
-    --model "$output/streamvoiceanon" --neutral --seconds 2
+    --model "$output/streamvoiceanon" --neutral
 sha256sum "$output/streamvoiceanon"/*  # the digests for models/registry.py
