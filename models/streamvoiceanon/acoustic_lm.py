@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.streamvoiceanon.linear import Linear
+from models.streamvoiceanon.linear import Linear, Table
 from models.streamvoiceanon.transformer import (
     KeyValueCache,
     RMSNorm,
@@ -76,11 +76,11 @@ class _Model(nn.Module):
     def __init__(self, config: AcousticLMConfig, content_head: bool) -> None:
         super().__init__()
         width = config.width
-        self.codebook_embeddings = nn.Embedding(config.acoustic_codes * config.codebooks, width)
+        self.codebook_embeddings = Table(config.acoustic_codes * config.codebooks, width)
         self.layers = nn.ModuleList(
             TransformerLayer(width, config.heads, config.hidden, layer_scale=False) for _ in range(config.slow_layers)
         )
-        self.fast_embeddings = nn.Embedding(config.acoustic_codes, width)
+        self.fast_embeddings = Table(config.acoustic_codes, width)
         self.fast_layers = nn.ModuleList(
             TransformerLayer(width, config.heads, config.hidden, layer_scale=False) for _ in range(config.fast_layers)
         )
@@ -95,8 +95,8 @@ class _Decoder(nn.Module):
     def __init__(self, config: AcousticLMConfig, content_head: bool) -> None:
         super().__init__()
         self.model = _Model(config, content_head)
-        self.wait4start_embedding = nn.Embedding(MAX_DELAY, config.width)
-        self.wait4end_embedding = nn.Embedding(MAX_DELAY, config.width)
+        self.wait4start_embedding = Table(MAX_DELAY, config.width)
+        self.wait4end_embedding = Table(MAX_DELAY, config.width)
 
 
 class AcousticLM(nn.Module):
@@ -113,9 +113,9 @@ class AcousticLM(nn.Module):
     def __init__(self, config: AcousticLMConfig | None = None, content_head: bool = False) -> None:
         super().__init__()
         self.config = config or AcousticLMConfig()
-        self.embedding = nn.Embedding(self.config.content_codes, self.config.width)
+        self.embedding = Table(self.config.content_codes, self.config.width)
         if self.config.pitch_codes:
-            self.pitch_embedding = nn.Embedding(self.config.pitch_codes, self.config.width)
+            self.pitch_embedding = Table(self.config.pitch_codes, self.config.width)
         if self.config.timbre_width:
             self.context_in = Linear(self.config.timbre_width, self.config.width)
         self.style_in = Linear(self.config.style_width, self.config.width)

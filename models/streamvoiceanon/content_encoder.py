@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.streamvoiceanon.contour import PitchContour
 from models.streamvoiceanon.conv import ConvNeXtEncoder, Resample
 from models.streamvoiceanon.frontend import PUBLISHED, FrameConfig, LogMel
-from models.streamvoiceanon.linear import Linear
+from models.streamvoiceanon.linear import Linear, Table
 from models.streamvoiceanon.state import State
 from models.streamvoiceanon.transformer import WindowedTransformer
 from models.streamvoiceanon.whisper_trunk import HOP, SAMPLE_RATE, WhisperConfig, WhisperMel, WhisperTrunk
@@ -67,7 +67,7 @@ class NearestQuantizer(nn.Module):
     def __init__(self, width: int, code_width: int, bits: int) -> None:
         super().__init__()
         self.first, self.project_in = Linear(width, width), Linear(width, code_width)
-        self.codebook = nn.Embedding(2**bits, code_width)
+        self.codebook = Table(2**bits, code_width)
 
     def project(self, x: Tensor) -> Tensor:
         """Map [..., width] to what is quantized, [..., code_width]."""

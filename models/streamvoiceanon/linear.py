@@ -23,6 +23,16 @@ class Linear(nn.Linear):
         return kernels.convolve(rows, self.packed, self.bias).view(*x.shape[:-1], self.packed.outputs)
 
 
+class Table(nn.Embedding):
+    """`nn.Embedding` without random values of its own: to draw them on the meta device imports for seconds.
+
+    It is loaded into, or filled by `training.initial`.
+    """
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
+
+
 def pack(module: nn.Module, kind: kernels.WeightType) -> None:
     """Pack every layer below `module` that knows how to be packed; the outermost decides for what it holds."""
     if module.training:

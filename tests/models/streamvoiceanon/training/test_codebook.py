@@ -5,6 +5,7 @@ import torch
 
 from models.streamvoiceanon.content_encoder import NearestQuantizer
 from models.streamvoiceanon.training.codebook import Taught, agreement, draw, fit_quantizer, k_means
+from models.streamvoiceanon.training.initial import initialise
 
 WIDTH, PHONES = 12, 4
 
@@ -40,6 +41,7 @@ def test_equal_seeds_give_equal_quantizers(corpus: list[Taught]) -> None:
 
 def test_a_code_is_the_nearest_vector_of_the_codebook() -> None:
     quantizer = NearestQuantizer(WIDTH, 3, 4)
+    initialise(quantizer, 0)
     points = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
     distances = torch.cdist(points, quantizer.codebook.weight.detach().expand(2, -1, -1))
     assert torch.equal(quantizer.nearest(points), distances.argmin(-1))
