@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     training, held_out = split_speakers((row.speaker_id for row in rows.spoken.values()), HELD_OUT, 0)
     corpus = list(hear(encoder, rows, training, perturbed=True))
     phones = corpus[0].teacher.shape[1] - PROSODY
-    teller, _, _ = fit_quantizer(quantizer, corpus, phones, options.steps, seed=0)
+    teller = fit_quantizer(quantizer, corpus, phones, options.steps, seed=0)
     measured = list(hear(encoder, rows, held_out, perturbed=False))
     print(f"{len(corpus)} utterances, {sum(len(taught.features) for taught in corpus)} frames")
     for name, quantized in (("points", False), ("codes", True)):

@@ -48,13 +48,11 @@ class Teller(nn.Module):
         return self.around(points.transpose(1, 2)).transpose(1, 2)
 
 
-def fit_quantizer(
-    quantizer: NearestQuantizer, corpus: Sequence[Taught], phones: int, steps: int, seed: int
-) -> tuple[Teller, Tensor, Tensor]:
+def fit_quantizer(quantizer: NearestQuantizer, corpus: Sequence[Taught], phones: int, steps: int, seed: int) -> Teller:
     """Train the projection of a quantizer on a corpus, and set its codebook.
 
     `phones` of the teacher's channels are probabilities, the others are prosody. Return the head that tells the frames
-    from points, and mean and deviation [teacher width] that it was trained with.
+    from points.
     """
     teller = Teller(quantizer.codebook.weight.shape[1], corpus[0].teacher.shape[1])
     initialise(quantizer, seed)
@@ -84,7 +82,7 @@ def fit_quantizer(
     with torch.no_grad():
         points = torch.cat([quantizer.project(taught.features.float()) for taught in corpus])
         quantizer.codebook.weight.copy_(k_means(points, len(quantizer.codebook.weight), seed))
-    return teller.eval(), mean, deviation
+    return teller.eval()
 
 
 def draw(corpus: Sequence[Taught], generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ def corpus() -> list[Taught]:
 
 def test_what_was_said_is_told_from_few_codes(corpus: list[Taught]) -> None:
     quantizer = NearestQuantizer(WIDTH, 3, 4)
-    teller, _, _ = fit_quantizer(quantizer, corpus, PHONES, steps=300, seed=0)
+    teller = fit_quantizer(quantizer, corpus, PHONES, steps=300, seed=0)
     right, bits = agreement(quantizer, teller, corpus, PHONES, quantized=True)
     assert right > 0.85, "chance is 0.25"
     assert 3.0 < bits <= 4.0
