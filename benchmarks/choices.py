@@ -35,7 +35,6 @@ from models.emotion import CLASSES, EmotionHead, canonical
 from models.pitch import fundamental_frequency
 from models.quality import Dnsmos
 from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
-from models.streamvoiceanon.model import DEFAULT_DELAY
 from models.streamvoiceanon.voices import Voice
 from models.whisper import Whisper, frame_statistics
 
@@ -125,7 +124,7 @@ def main() -> None:
         voices = [cropped(voice, setting.get("prompt")) for voice in bank.voices]
         model.voices, model.alpha = VoiceBank(voices), float(setting.get("alpha", 1.0))
         began = time.perf_counter()
-        enrolment, waves = (speak(model, speech, run, setting.get("delay", DEFAULT_DELAY)) for run in (1, 2))
+        enrolment, waves = (speak(model, speech, run, setting.get("delay", model.delay)) for run in (1, 2))
         rate = (time.perf_counter() - began) / 2 / seconds
         figures = ears.measure(enrolment, waves)
         if not names:

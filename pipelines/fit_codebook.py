@@ -10,6 +10,7 @@ speaker in twenty is held out, as in the training, and says how often the phonem
 import argparse
 import hashlib
 import io
+import json
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ from models.streamvoiceanon.training.teachers import PROSODY
 from pipelines.training.model_folder import fresh_base, read_base, write_model
 from pipelines.training.pairs import split_speakers
 from pipelines.training.rows import Rows
+from pipelines.training.run_folder import DESCRIPTION
 
 HELD_OUT = 0.05
 
@@ -51,12 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     quantizer = encoder.quantizer.residual_bsq.rvqs[0]
     assert isinstance(quantizer, NearestQuantizer)
 
+    description = json.loads((options.training / "training" / DESCRIPTION).read_text())
+    lag = int(description["description"].get("lag", 0))
     rows = Rows(options.training / "prepared" / "parts")
     training, held_out = split_speakers((row.speaker_id for row in rows.spoken.values()), HELD_OUT, 0)
-    corpus = list(hear(encoder, rows, training, perturbed=True))
+    corpus = list(hear(encoder, rows, training, perturbed=True, lag=lag))
     phones = corpus[0].teacher.shape[1] - PROSODY
     teller = fit_quantizer(quantizer, corpus, phones, options.steps, seed=0)
-    measured = list(hear(encoder, rows, held_out, perturbed=False))
+    measured = list(hear(encoder, rows, held_out, perturbed=False, lag=lag))
     print(f"{len(corpus)} utterances, {sum(len(taught.features) for taught in corpus)} frames")
     for name, quantized in (("points", False), ("codes", True)):
         right, bits = agreement(quantizer, teller, measured, phones, quantized)
@@ -66,8 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 @torch.no_grad()
-def hear(encoder: ContentEncoder, rows: Rows, speakers: Iterable[str], perturbed: bool) -> Iterable[Taught]:
-    """Yield features and teacher's frames of these speakers' utterances; `perturbed`: in another voice as well."""
+def hear(encoder: ContentEncoder, rows: Rows, speakers: Iterable[str], perturbed: bool, lag: int) -> Iterable[Taught]:
+    """Yield features and the teacher's frames of `lag` frames before, of these speakers' utterances.
+
+    `perturbed`: in another voice and place as well.
+    """
     known, frame = set(speakers), SMALL.frames.samples
     for number, name in enumerate(sorted(name for name, row in rows.spoken.items() if row.speaker_id in known)):
         row = rows.read(name, ("audio", "teacher"))
@@ -79,7 +86,7 @@ def hear(encoder: ContentEncoder, rows: Rows, speakers: Iterable[str], perturbed
         for own in heard:
             samples = torch.nn.functional.pad(torch.from_numpy(own), (0, -len(own) % frame)).unsqueeze(0)
             features, _ = encoder.features(samples, encoder.initial_state(1, samples.shape[1] // frame))
-            yield Taught(features[0].half(), teacher.half())
+            yield Taught(features[0, lag:].half(), teacher[: len(teacher) - lag].half())
 
 
 def put_encoder(encoder: ContentEncoder, folder: Path, training: str) -> None:

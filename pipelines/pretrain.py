@@ -156,7 +156,7 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
         LanguageModelTaskConfig,
         language_model,
     )
-    from models.streamvoiceanon.training.shared_codes import CODEBOOK, share_codes
+    from models.streamvoiceanon.training.shared_codes import CODEBOOK, nearest_codes, share_codes
     from models.streamvoiceanon.training.teachers import PROSODY
     from models.streamvoiceanon.training.whisper_weights import load_whisper
     from pipelines.training.waves_feed import WavesFeed
@@ -194,10 +194,17 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             job.content_weight,
             smallest_delay=job.delays[0],
             largest_delay=job.delays[1],
+            validation_delay=sizes.acoustic_lm.delay,
             corrupted=job.corrupted,
+            confused=job.confused,
             seed=settings.seed,
         )
-        task = LanguageModelTask(network, losses)
+        neighbours = None
+        if job.confused:
+            if codebook is None:
+                raise InputError("confused: this shape's content encoder has no codebook, so codes have no neighbours")
+            neighbours = nearest_codes(codebook.float())
+        task = LanguageModelTask(network, losses, neighbours)
         return task, CodesFeed(parts, pairs, settings.batch_size, teacher=False)
     crop = max(1, round(job.crop_seconds / sizes.frames.seconds))
     feed = WavesFeed(
@@ -221,6 +228,7 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
         width,
         phones=width - PROSODY if job.teacher == "phones" else 0,
         prosody_weight=job.prosody_weight,
+        lag=job.lag,
         certainty_weight=job.certainty_weight,
         diversity_weight=job.diversity_weight,
         feature_weight=job.feature_weight,

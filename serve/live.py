@@ -72,7 +72,7 @@ class FramewiseModel:
 
     def __init__(self, anonymizer: Any, slots: int) -> None:
         self.frame = anonymizer.frame_samples / anonymizer.sample_rate
-        self.batch = anonymizer.open_batch(slots)
+        self.batch, self.delay = anonymizer.open_batch(slots), anonymizer.delay
         self.left: list[Any] = []
         # The first frames of a process take seconds on some devices; they should be nobody's.
         first = self.open_stream(anonymizer.draw_voice(0), 0)
@@ -81,10 +81,9 @@ class FramewiseModel:
 
     def open_stream(self, voice: Any, seed: int) -> AnonymizerStream:
         """Open a stream; its slot is taken, and its voice read, with its first samples."""
-        from models.streamvoiceanon.model import DEFAULT_DELAY
         from models.streamvoiceanon.stream import Stream
 
-        return Stream(self.batch, voice, DEFAULT_DELAY, torch.Generator().manual_seed(seed))
+        return Stream(self.batch, voice, self.delay, torch.Generator().manual_seed(seed))
 
     def push_many(self, streams: Sequence[Any], chunks: Sequence[Tensor]) -> list[Tensor]:
         """Push a chunk [n] into each stream and return what each gives back [m], as many in a step as have a frame."""

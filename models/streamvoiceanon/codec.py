@@ -1,11 +1,13 @@
 """The codec: speech to eight acoustic codes a frame, and back to samples (fish-speech 1.5's Firefly).
 
-A small codec may speak through `spectral.SpectralGenerator` instead of the HiFi-GAN head.
+A small codec may speak through `spectral.SpectralGenerator` or `harmonic.HarmonicGenerator` instead of the HiFi-GAN
+head; with the latter its first codebook is the pitch.
 
 Weight normalization is folded into plain weights at load (`checkpoint.fold_weight_norm`); the networks here hold those.
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.streamvoiceanon import kernels
+from models.streamvoiceanon.contour import SAMPLE_RATE
 from models.streamvoiceanon.conv import CausalConv1d, CausalConvTranspose1d, ConvNeXtEncoder, Resample
 from models.streamvoiceanon.frontend import PUBLISHED, FrameConfig, LogMel
 from models.streamvoiceanon.fsq import FiniteScalarQuantizer
+from models.streamvoiceanon.harmonic import HarmonicGenerator, PitchBook
 from models.streamvoiceanon.spectral import SpectralConfig, SpectralGenerator
 from models.streamvoiceanon.state import State
 
@@ -140,32 +144,51 @@ class HiFiGenerator(nn.Module):
 
 
 class GroupedQuantizer(nn.Module):
-    """One quantizer for every group of channels."""
+    """One quantizer for every group of channels; with `pitch` the first group's is the pitch, which nothing learns."""
 
-    def __init__(self, width: int, groups: int, levels: tuple[int, ...], bounds: int) -> None:
+    def __init__(self, width: int, groups: int, levels: tuple[int, ...], bounds: int, pitch: bool = False) -> None:
         super().__init__()
-        self.rvqs = nn.ModuleList(FiniteScalarQuantizer(width // groups, levels, bounds) for _ in range(groups))
+        narrow = width // groups
+        self.pitch = PitchBook(narrow, math.prod(levels)) if pitch else None
+        learned = range(groups - 1 if pitch else groups)
+        self.rvqs = nn.ModuleList(FiniteScalarQuantizer(narrow, levels, bounds) for _ in learned)
+
+    def hear(self, frames: Tensor) -> Tensor:
+        """Map frames [B, n, samples] to the codes that are not of features, [B, 1 or 0, n]."""
+        if self.pitch is None:
+            return torch.empty(len(frames), 0, frames.shape[1], dtype=torch.int64, device=frames.device)
+        return self.pitch.hear(frames).unsqueeze(1)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Map [B, n, width] to codes [B, groups, n], int64."""
-        parts = x.chunk(len(self.rvqs), dim=-1)
-        return torch.stack([q.encode(part) for q, part in zip(self.rvqs, parts, strict=True)], dim=1)  # type: ignore[operator]
+        """Map [B, n, width] to the codes of features, [B, groups or one less, n], int64."""
+        return torch.stack([q.encode(part) for q, part in zip(self.rvqs, self._parts(x), strict=True)], dim=1)  # type: ignore[operator]
 
-    def round_trip(self, x: Tensor) -> Tensor:
-        """What `decode` makes of `encode`, [B, n, width], differentiable."""
-        parts = x.chunk(len(self.rvqs), dim=-1)
-        return torch.cat([q.round_trip(part) for q, part in zip(self.rvqs, parts, strict=True)], -1)  # type: ignore[operator]
+    def round_trip(self, x: Tensor, heard: Tensor) -> Tensor:
+        """What `decode` makes of what is `heard` and of `encode`, [B, n, width], differentiable."""
+        parts = [q.round_trip(part) for q, part in zip(self.rvqs, self._parts(x), strict=True)]  # type: ignore[operator]
+        return torch.cat([self.pitch.decode(heard[:, 0]), *parts] if self.pitch is not None else parts, -1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Map codes [B, groups, n] to [B, n, width]."""
-        return torch.cat([q.decode(code) for q, code in zip(self.rvqs, codes.unbind(1), strict=True)], -1)  # type: ignore[operator]
+        quantizers = self.rvqs if self.pitch is None else [self.pitch, *self.rvqs]
+        return torch.cat([q.decode(code) for q, code in zip(quantizers, codes.unbind(1), strict=True)], -1)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The channels of each learned quantizer; what the pitch has in their place is not of the features."""
+        return x.chunk(len(self.rvqs) + (self.pitch is not None), dim=-1)[self.pitch is not None :]
 
 
 class _Quantizer(nn.Module):
     def __init__(self, config: CodecConfig, frames: FrameConfig) -> None:
         super().__init__()
         width = config.widths[-1]
-        self.residual_fsq = GroupedQuantizer(width, config.codebooks, config.levels, config.bounds)
+        self.residual_fsq = GroupedQuantizer(
+            width,
+            config.codebooks,
+            config.levels,
+            config.bounds,
+            config.spectral is not None and config.spectral.pulses,
+        )
         self.downsample = Resample(width, up=False, times=frames.halvings)
         self.upsample = Resample(width, up=True, times=frames.halvings)
 
@@ -180,11 +203,16 @@ class Codec(nn.Module):
         self.backbone = ConvNeXtEncoder(self.config.bands, self.config.depths, self.config.widths)
         self.quantizer = _Quantizer(self.config, frames)
         spectral = self.config.spectral
-        self.head = (
-            HiFiGenerator(self.config)
-            if spectral is None
-            else SpectralGenerator(self.config.widths[-1], frames.hop, spectral)
-        )
+        self.head: HiFiGenerator | SpectralGenerator | HarmonicGenerator
+        if spectral is None:
+            self.head = HiFiGenerator(self.config)
+        elif spectral.pulses:
+            if frames.sample_rate != SAMPLE_RATE:
+                raise ValueError("a source of pulses needs 16 kHz")
+            self.head = HarmonicGenerator(self.config.widths[-1], frames.hop, spectral)
+        else:
+            self.head = SpectralGenerator(self.config.widths[-1], frames.hop, spectral)
+        self._frame_samples = frames.samples
 
     def initial_encoder_state(self, batch: int) -> State:
         return (
@@ -196,7 +224,11 @@ class Codec(nn.Module):
     def encode(self, samples: Tensor, state: State) -> tuple[Tensor, State]:
         """Map samples [B, n frames] to codes [B, codebooks, n], and the state on."""
         x, state = self.features(samples, state)
-        return self.quantizer.residual_fsq.encode(x), state
+        return torch.cat([self.heard(samples), self.quantizer.residual_fsq.encode(x)], dim=1), state
+
+    def heard(self, samples: Tensor) -> Tensor:
+        """Map samples [B, n frames] to the codes that are not of features, [B, 1 or 0, n]."""
+        return self.quantizer.residual_fsq.hear(samples.unflatten(1, (-1, self._frame_samples)))
 
     def features(self, samples: Tensor, state: State) -> tuple[Tensor, State]:
         """Map samples [B, n frames] to what is quantized, [B, n, width], and the state on."""
@@ -206,17 +238,29 @@ class Codec(nn.Module):
         x, down_state = self.quantizer.downsample(x, down_state)
         return x, (mel_state, backbone_state, down_state)
 
+    def pitch(self, heard: Tensor) -> tuple[Tensor, Tensor]:
+        """Map what `heard` returns to octaves above 1 Hz, [B, n], and to whether there is a pitch."""
+        book = self.quantizer.residual_fsq.pitch
+        assert book is not None
+        return book.octaves(heard[:, 0])
+
     def initial_decoder_state(self, batch: int) -> State:
         return self.quantizer.upsample.initial_state(batch), self.head.initial_state(batch)
 
     def decode(self, codes: Tensor, state: State) -> tuple[Tensor, State]:
         """Map codes [B, codebooks, n] to samples [B, n frames] in [-1, 1], and the state on."""
-        samples, state = self.synthesise(self.quantizer.residual_fsq.decode(codes), state)
+        samples, state = self.synthesise(self.quantizer.residual_fsq.decode(codes), codes, state)
         return samples.clamp(-1.0, 1.0), state
 
-    def synthesise(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Map quantized features [B, n, width] to samples [B, n frames], and the state on."""
+    def synthesise(self, x: Tensor, heard: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map quantized features [B, n, width] to samples [B, n frames], and the state on.
+
+        `heard` [B, 1 or more, n]: codes, of which those are read that are not of features.
+        """
         up_state, head_state = state
         x, up_state = self.quantizer.upsample(x, up_state)
-        x, head_state = self.head(x, head_state)
+        if isinstance(self.head, HarmonicGenerator):
+            x, head_state = self.head(x, *self.pitch(heard), head_state)
+        else:
+            x, head_state = self.head(x, head_state)
         return x, (up_state, head_state)

@@ -56,13 +56,14 @@ class PitchContour(nn.Module):
 
 
 def measure(windows: Tensor) -> tuple[Tensor, Tensor]:
-    """Map windows [..., WINDOW] to their pitch in octaves above 1 Hz, and to whether they have one."""
+    """Map windows [..., n] to their pitch in octaves above 1 Hz, and to whether they have one; `n` > 2 x LONGEST."""
+    size = windows.shape[-1]
     x = windows - windows.mean(-1, keepdim=True)
-    spectrum = torch.view_as_real(torch.fft.rfft(x, 2 * WINDOW)).square().sum(-1)
-    correlation = torch.fft.irfft(spectrum, 2 * WINDOW)[..., : LONGEST + 2]
+    spectrum = torch.view_as_real(torch.fft.rfft(x, 2 * size)).square().sum(-1)
+    correlation = torch.fft.irfft(spectrum, 2 * size)[..., : LONGEST + 2]
     energy = torch.nn.functional.pad(x.square().cumsum(-1), (1, 0))
     lags = torch.arange(LONGEST + 2, device=x.device)
-    head = energy[..., WINDOW - lags]  # of the samples that have a copy `lag` later, and of those copies
+    head = energy[..., size - lags]  # of the samples that have a copy `lag` later, and of those copies
     tail = energy[..., -1:] - energy[..., lags]
     curve = correlation / (head * tail + 1e-12).sqrt()
     inner = curve[..., SHORTEST : LONGEST + 1]

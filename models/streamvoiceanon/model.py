@@ -32,7 +32,6 @@ from models.streamvoiceanon.whisper_trunk import WhisperConfig
 ENCODER_CHUNK = 128  # frames that an offline pass reads at once: memory does not grow with the utterance
 DECODER_CHUNK = 32
 SILENCE = 1e-4  # a prompt that never passes -80 dBFS says nothing about a voice
-DEFAULT_DELAY = 2  # frames
 COMPILER = "inductor"  # what torch.compile makes its code with
 STYLE_LEVEL = 0.1  # root mean square that a prompt is brought to before its bands are looked at
 
@@ -289,14 +288,15 @@ class StreamVoiceAnon:
         self,
         content_codes: Tensor,
         voice: Voice,
-        delay: int = DEFAULT_DELAY,
+        delay: int | None = None,
         greedy: bool = False,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Map content codes [T] to acoustic codes [8, T] in a voice.
+        """Map content codes [T] to acoustic codes [8, T] in a voice, `delay` frames later (None: its own delay).
 
         Without `greedy` the codes are sampled; without `generator` from one seeded with 0.
         """
+        delay = self.delay if delay is None else delay
         check_delay(delay)
         if not greedy and generator is None:
             generator = torch.Generator().manual_seed(0)
@@ -310,11 +310,11 @@ class StreamVoiceAnon:
         waves: Sequence[Tensor],
         voices: Sequence[Voice],
         seeds: Sequence[int] | None = None,
-        delay: int = DEFAULT_DELAY,
+        delay: int | None = None,
         batch: int = 32,
         cache_bytes: int = 2 << 30,
     ) -> list[Tensor]:
-        """Return the anonymized waves, each as long as its source.
+        """Return the anonymized waves, each as long as its source; a `delay` of None is the model's own.
 
         At most `batch` utterances are written at once, fewer where their key-value caches would pass `cache_bytes`.
         Raises ValueError that names the wave where one is not finite or not one channel.
@@ -331,17 +331,25 @@ class StreamVoiceAnon:
             generator = torch.Generator().manual_seed(seed)
             utterances.append(Utterance(content.to(self.device), self.prompt(voice), generator))
         results: list[Tensor] = [torch.zeros(0)] * len(waves)
-        for i, codes in write_all(self.acoustic_lm, utterances, delay, batch, cache_bytes):
+        for i, codes in write_all(
+            self.acoustic_lm, utterances, self.delay if delay is None else delay, batch, cache_bytes
+        ):
             results[i] = self.decode_acoustic(codes)[: len(waves[i])]
         return results
 
-    def open_stream(self, voice: Voice, seed: int = 0, *, delay: int = DEFAULT_DELAY, greedy: bool = False) -> Stream:
+    def open_stream(self, voice: Voice, seed: int = 0, *, delay: int | None = None, greedy: bool = False) -> Stream:
         """Open a live stream that speaks with `voice`; what comes out is what `anonymize` makes of the whole."""
+        delay = self.delay if delay is None else delay
         return Stream(self.open_batch(1), voice, delay, None if greedy else torch.Generator().manual_seed(seed))
 
     def open_batch(self, slots: int) -> StreamBatch:
         """Open a batch for up to `slots` live streams that are moved together, a frame at a time."""
         return StreamBatch(self, slots)
+
+    @property
+    def delay(self) -> int:
+        """Frames that it speaks after what it reads, unless told otherwise."""
+        return self.config.acoustic_lm.delay
 
     def parameters_held(self) -> int:
         """How many weights are in memory, whatever their precision."""

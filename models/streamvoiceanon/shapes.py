@@ -49,13 +49,14 @@ SMALL = replace(
         widths=(384,),
         heads=6,
         hidden=768,
-        layers=1,
+        layers=3,
         window=128,
         bits=12,
         whisper=WhisperConfig(),
         code_width=16,
         pitch_codes=32,
     ),
+    codec=replace(MINI.codec, spectral=SpectralConfig(pulses=True)),
     acoustic_lm=replace(
         MINI.acoustic_lm,
         content_codes=4096,
@@ -63,6 +64,7 @@ SMALL = replace(
         top_p=0.01,  # the best code always
         pitch_codes=32,
         prompt_frames=50,
+        delay=3,  # 160 ms with the frame itself; codes tell the frame before theirs
     ),
 )
 

@@ -20,11 +20,15 @@ LOUDEST = 5.0  # of the log-magnitude: e^5 is far beyond what speech in [-1, 1] 
 
 @dataclass(frozen=True)
 class SpectralConfig:
-    """`hop` divides the mel hop and `window` is a multiple of it, both in samples; `depth` counts ConvNeXt blocks."""
+    """`hop` divides the mel hop and `window` is a multiple of it, both in samples; `depth` counts ConvNeXt blocks.
+
+    With `pulses` phases come from a source instead of the network, and the first codebook is the pitch (`harmonic.py`).
+    """
 
     hop: int = 160
     window: int = 640
     depth: int = 5
+    pulses: bool = False
 
 
 class SpectralGenerator(nn.Module):

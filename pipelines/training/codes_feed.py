@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -88,8 +87,13 @@ class CodesFeed:
         self.rows, self.settings, self.batch_size = Rows(parts), settings, batch_size
         self.columns = (*CODES, "teacher") if teacher else CODES
         self.corpus = divide(list(self.rows.spoken.values()), settings)
-        self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
+        self._drawn: dict[int, list[Pair]] = {}  # the last epochs that were asked for
         self.count = len(self._epoch(0))
+
+    def _epoch(self, epoch: int) -> list[Pair]:
+        if epoch not in self._drawn:
+            self._drawn = dict(list(self._drawn.items())[-1:]) | {epoch: self._draw_epoch(epoch)}
+        return self._drawn[epoch]
 
     def _draw_epoch(self, epoch: int) -> list[Pair]:
         """Return the pairs of an epoch in the order in which they are read."""

@@ -1,15 +1,18 @@
 """Feeds: what the loop asks for its batches. Which items a batch holds follows from its number alone."""
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import lru_cache
+from multiprocessing import get_context
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 Batch = dict[str, Tensor]
-AHEAD = 2  # batches that are read while another is computed
+Arrays = dict[str, np.ndarray]
+AHEAD = 2  # batches, for each reader, that are read while another is computed
 
 
 class Feed(Protocol):
@@ -40,24 +43,46 @@ def _shuffled(items: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class Ahead:
-    """Reads a sequence of batches of a feed ahead of their use, in a thread of its own."""
+    """Reads a sequence of batches of a feed ahead of their use, in a thread or in processes of their own."""
 
-    def __init__(self, feed: Feed, numbers: Iterator[int]) -> None:
+    def __init__(self, feed: Feed, numbers: Iterator[int], readers: int = 0) -> None:
+        """`readers`: how many processes; 0 is a thread. Their batches come in the order of the numbers all the same."""
         self.feed, self.numbers = feed, numbers
-        self.pool = ThreadPoolExecutor(1)
-        self.waiting: list[Future[Batch]] = []
+        self.pool: Executor
+        if readers:
+            self.pool = ProcessPoolExecutor(readers, get_context("spawn"), _adopt, (feed,))
+            self._read: Callable[[int], Batch | Arrays] = _read_adopted
+        else:
+            self.pool, self._read = ThreadPoolExecutor(1), feed.batch
+        self.most = AHEAD * max(1, readers)
+        self.waiting: list[Future[Batch | Arrays]] = []
         self._ask()
 
     def _ask(self) -> None:
-        while len(self.waiting) < AHEAD and (number := next(self.numbers, None)) is not None:
-            self.waiting.append(self.pool.submit(self.feed.batch, number))
+        while len(self.waiting) < self.most and (number := next(self.numbers, None)) is not None:
+            self.waiting.append(self.pool.submit(self._read, number))
 
     def next(self) -> Batch:
         """Return the next batch. Raises what reading it raised, and IndexError past the last."""
         batch = self.waiting.pop(0).result()
         self._ask()
-        return batch
+        return {name: torch.as_tensor(value) for name, value in batch.items()}
 
     def close(self) -> None:
         """Stop reading; batches that were read ahead are let go."""
         self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+_adopted: Feed
+
+
+def _adopt(feed: Feed) -> None:
+    """Make a feed that of this process, which reads and leaves other cores to other readers."""
+    global _adopted
+    _adopted = feed
+    torch.set_num_threads(1)
+
+
+def _read_adopted(number: int) -> Arrays:
+    """Return a batch as arrays: tensors would travel through shared memory, of which there may be little."""
+    return {name: value.numpy() for name, value in _adopted.batch(number).items()}

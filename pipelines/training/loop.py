@@ -90,7 +90,7 @@ def train(task: Task, feed: Feed, settings: Settings, folder: Path, place: Place
         for step in range(progress.step, settings.steps)
         for part in range(settings.accumulation)
     )
-    ahead = Ahead(feed, numbers)
+    ahead = Ahead(feed, numbers, settings.readers)
     with ExitStack() as closing, (folder / CURVE).open("a") if first else nullcontext() as curve:
         closing.callback(ahead.close)
         while progress.step < settings.steps:

@@ -52,6 +52,9 @@ class PretrainJob(BaseModel):
     feature_weight: float = Field(
         0.0, ge=0, description="content: how much features count that tell the same before they are quantized."
     )
+    lag: int = Field(
+        0, ge=0, le=4, description="content: a code tells what was said so many frames before, and has heard on since."
+    )
     forgetting_weight: float = Field(
         0.0, ge=0, description="content: how hard codes are to tell the training's speakers apart; 0 does not ask."
     )
@@ -78,6 +81,12 @@ class PretrainJob(BaseModel):
         ge=0,
         lt=1,
         description="lm: share of past acoustic frames that are read as others, as its own mistakes are.",
+    )
+    confused: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="lm: share of content codes that are read as a neighbour; the encoder needs a codebook.",
     )
     min_seconds: float = Field(0.5, ge=0, description="Shorter utterances are left out.")
     max_seconds: float = Field(20.0, gt=0, le=LONGEST_SECONDS, description="Longer utterances are left out.")

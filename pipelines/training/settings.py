@@ -29,6 +29,9 @@ class Settings(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of the pairs, their order, the first weights and all that is drawn.")
     workers: int = Field(1, ge=1, description="Processes that train together, each with batches of its own.")
     threads: int = Field(1, ge=1, description="CPU cores of each worker; another number may round sums otherwise.")
+    readers: int = Field(
+        0, ge=0, description="Processes that read batches, for a GPU that waits for them; 0: a thread."
+    )
     gpu: bool = Field(False, description="A GPU for each worker.")
 
 

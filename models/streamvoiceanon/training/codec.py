@@ -8,10 +8,13 @@ without them and go on with them: the codec's weights are the same.
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.streamvoiceanon.codec import Codec
+from models.streamvoiceanon.contour import WINDOW, measure
 from models.streamvoiceanon.frontend import FrameConfig
+from models.streamvoiceanon.harmonic import HarmonicGenerator
 from models.streamvoiceanon.training.audio import within
 from models.streamvoiceanon.training.discriminators import DiscriminatorConfig, Discriminators
 from models.streamvoiceanon.training.spectra import SpectralDistance, SpectrumConfig
@@ -20,12 +23,17 @@ from models.streamvoiceanon.training.task import Batch
 
 @dataclass(frozen=True)
 class CodecTaskConfig:
-    """What the loss is made of. With `frozen_codes` the encoder stays as it is: codes mean what they meant."""
+    """What the loss is made of. With `frozen_codes` the encoder stays as it is: codes mean what they meant.
+
+    `pitch_weight` is that of how a head with a source of pulses corrects the pitch between frames, and of where it
+    tells that there is one.
+    """
 
     stft_weight: float = 1.0
     mel_weight: float = 2.0
     adversarial_weight: float = 1.0
     matching_weight: float = 2.0
+    pitch_weight: float = 1.0
     spectrum: SpectrumConfig = field(default_factory=SpectrumConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     frozen_codes: bool = False
@@ -54,13 +62,18 @@ class CodecTask:
             self.players = {"discriminator": self._discriminators, **self.players}
 
     def losses(self, player: str, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Of the codec "total", "stft", "mel" and, with discriminators, "adversarial", "matching"; of those "total"."""
+        """Of the codec "total", "stft", "mel" and, with discriminators, "adversarial", "matching"; of those "total".
+
+        A head with a source of pulses speaks at the pitch that is measured, and has "pitch" and "voicing" as well.
+        """
         if player == "discriminator":
             with torch.no_grad():
-                made = self.reconstruct(batch)
+                made, _ = self._speak(batch)
             return {"total": self._discriminators.own_loss(batch["samples"], made)}
-        made = self.reconstruct(batch)
+        made, told = self._speak(batch)
         figures = self._reconstruction(made, batch)
+        for name, value in told.items():
+            figures |= {"total": figures["total"] + self.config.pitch_weight * value, name: value.detach()}
         if self.config.adversarial_weight:
             self._discriminators.requires_grad_(False)
             judged = self._discriminators.makers_losses(batch["samples"], made)
@@ -85,14 +98,44 @@ class CodecTask:
     def reconstruct(self, batch: Batch) -> Tensor:
         """Map `samples` [B, n] through the codes and back, silent past each utterance's end."""
         codec, samples = self._codec, batch["samples"]
-        x, _ = codec.features(samples, codec.initial_encoder_state(len(samples)))
-        made, _ = codec.synthesise(
-            codec.quantizer.residual_fsq.round_trip(x), codec.initial_decoder_state(len(samples))
-        )
+        x, heard = self._quantized(samples)
+        made, _ = codec.synthesise(x, heard, codec.initial_decoder_state(len(samples)))
         return made * within(batch["lengths"], samples.shape[1], 1)
+
+    def _quantized(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        codec = self._codec
+        x, _ = codec.features(samples, codec.initial_encoder_state(len(samples)))
+        heard = codec.heard(samples)
+        return codec.quantizer.residual_fsq.round_trip(x, heard), heard
+
+    def _speak(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the codec makes of `samples`; a source of pulses at their own pitch, and how far its own is off."""
+        head = self._codec.head
+        if not isinstance(head, HarmonicGenerator):
+            return self.reconstruct(batch), {}
+        codec, samples = self._codec, batch["samples"]
+        x, heard = self._quantized(samples)
+        up, state = codec.initial_decoder_state(len(samples))
+        x, _ = codec.quantizer.upsample(x, up)
+        x, state = head.shape(x, state)
+        octaves, likely, state = head.tell(x, *codec.pitch(heard), state)
+        with torch.no_grad():
+            wanted, voiced = measure(around_ends(samples, head.config.hop, x.shape[1]))
+        made, _ = head.speak(x, torch.where(voiced, wanted, octaves.detach()), voiced, state)
+        off = (octaves - wanted).abs() * voiced
+        told = {
+            "pitch": off.sum() / voiced.sum().clamp(min=1),
+            "voicing": F.binary_cross_entropy_with_logits(likely, voiced.float()),
+        }
+        return made * within(batch["lengths"], samples.shape[1], 1), told
 
     def _reconstruction(self, made: Tensor, batch: Batch) -> dict[str, Tensor]:
         self._distance.to(made.device)
         figures = self._distance(made, batch["samples"])
         total = self.config.stft_weight * figures["stft"] + self.config.mel_weight * figures["mel"]
         return {"total": total, **{name: value.detach() for name, value in figures.items()}}
+
+
+def around_ends(samples: Tensor, hop: int, pieces: int) -> Tensor:
+    """Cut samples [B, n] to [B, pieces, WINDOW]: what surrounds the end of each piece of `hop` samples."""
+    return F.pad(samples, (WINDOW // 2 - hop, WINDOW)).unfold(1, WINDOW, hop)[:, :pieces]

@@ -32,7 +32,9 @@ class ContentTaskConfig:
 
     `teacher_width` is the width of the teacher's frames; the first `phones` of it are probabilities that sum to one,
     and what follows counts by `prosody_weight` (0 phones: all of it is features). `reach` is how many frames before and
-    after its own the head may read (the language model reads ahead as well, by its delay). `sharpness` is that of the
+    after its own the head may read (the language model reads ahead as well, by its delay). A code tells the teacher's
+    frame of `lag` frames before: it has heard so much of what follows, and the latency is the language model's delay,
+    which has to be as much longer. `sharpness` is that of the
     soft assignment to codes. `feature_weight` is how much it counts that the features, before they are quantized, tell
     the teacher's frames as well, by a head of their own; 0 leaves it out. `speakers` is how many there are to forget; 0
     leaves the classifier out, and a `spelling_weight` of 0 the speller.
@@ -43,6 +45,7 @@ class ContentTaskConfig:
     prosody_weight: float = 1.0
     head_width: int = 256
     reach: int = 2
+    lag: int = 0
     sharpness: float = 20.0
     certainty_weight: float = 0.1
     diversity_weight: float = 0.2
@@ -110,6 +113,7 @@ class ContentTask:
 
     def losses(self, player: str, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """ "total", "distillation", "certainty", "diversity" (nats that miss); if asked for "speaker", "spelling"."""
+        batch = self._lagging(batch)
         mask = self._mask(batch)
         self._player.standardiser.gather(batch["teacher"][mask].float())
         places = torch.randint(0, RING, (len(batch["samples"]),), generator=generator)
@@ -124,6 +128,7 @@ class ContentTask:
         number, "misspelt" the share of letters that are. "total" is distillation and spelling: how sure and how diverse
         codes are says nothing of how good they are.
         """
+        batch = self._lagging(batch)
         mask = self._mask(batch)
         figures = self._figures(batch, mask)
         figures["total"] = figures["distillation"]
@@ -145,8 +150,15 @@ class ContentTask:
         state = self._player.encoder.state_dict()
         return {"content_encoder": {key: value.detach().cpu().clone() for key, value in state.items()}}
 
+    def _lagging(self, batch: Batch) -> Batch:
+        """Return the batch with the teacher's frames `lag` later; what comes before the first says nothing."""
+        teacher, lag = batch["teacher"], self.config.lag
+        return {**batch, "teacher": F.pad(teacher, (0, 0, lag, 0))[:, : teacher.shape[1]]}
+
     def _mask(self, batch: Batch) -> Tensor:
-        return within(batch["lengths"], batch["samples"].shape[1] // self._frames.samples, self._frames.samples)
+        """Frames that are within their utterance and tell something, bool [B, frames]."""
+        mask = within(batch["lengths"], batch["samples"].shape[1] // self._frames.samples, self._frames.samples)
+        return mask & (torch.arange(mask.shape[1], device=mask.device) >= self.config.lag)
 
     def _heard(self, batch: Batch, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The encoder's features [B, frames, width], and what of them is quantized: points on the unit sphere."""

@@ -36,8 +36,9 @@ class LanguageModelTaskConfig:
     head learns what it can from hidden states that do not move for it: a probe, to compare with. Delays (frames) are
     drawn from `smallest_delay` to `largest_delay`, and `validation_delay` is that of held-out batches. `corrupted` is
     the share of past acoustic frames that are read as other frames of the batch: who writes its own past must live with
-    mistakes, and does not learn little speech by heart as soon. What is predicted stays. `seed` draws the head's first
-    weights.
+    mistakes, and does not learn little speech by heart as soon. What is predicted stays. `confused` is the share of the
+    source's content codes that are read as one of their neighbours, as codes of real people's speech often are; it
+    needs the task's `neighbours`. `seed` draws the head's first weights.
     """
 
     content_weight: float = 1.0
@@ -48,6 +49,7 @@ class LanguageModelTaskConfig:
     largest_delay: int = MAX_DELAY
     validation_delay: int = 2
     corrupted: float = 0.0
+    confused: float = 0.0
     seed: int = 0
 
 
@@ -80,8 +82,14 @@ class LanguageModelTask:
 
     exported: tuple[str, ...] = ("lm",)
 
-    def __init__(self, lm: AcousticLM, config: LanguageModelTaskConfig | None = None) -> None:
+    def __init__(
+        self, lm: AcousticLM, config: LanguageModelTaskConfig | None = None, neighbours: Tensor | None = None
+    ) -> None:
+        """`neighbours` [content codes, n]: of each code those that it may be taken for."""
         self.config = config or LanguageModelTaskConfig()
+        if self.config.confused and neighbours is None:
+            raise ValueError("codes can be confused with their neighbours, and none are given")
+        self._neighbours = neighbours
         check_delay(self.config.smallest_delay)
         check_delay(self.config.largest_delay)
         check_delay(self.config.validation_delay)
@@ -95,6 +103,8 @@ class LanguageModelTask:
         if self._player.standardiser is not None:
             self._player.standardiser.gather(source_frames(batch["teacher"], batch).float())
         past = corrupt(batch, self.config.corrupted, generator) if self.config.corrupted else batch
+        if self.config.confused and self._neighbours is not None:
+            past = confuse(past, self.config.confused, self._neighbours, self._player.lm.config.pitch_codes, generator)
         return self._figures(batch, delay, past)
 
     @torch.no_grad()
@@ -180,6 +190,15 @@ def corrupt(batch: Batch, share: float, generator: torch.Generator) -> Batch:
     chosen = (torch.rand(count, length, generator=generator) < share).to(acoustic.device)
     other = acoustic.transpose(1, 2)[row.to(acoustic.device), place.to(acoustic.device)].transpose(1, 2)
     return {**batch, "acoustic": torch.where(chosen.unsqueeze(1), other, acoustic)}
+
+
+def confuse(batch: Batch, share: float, neighbours: Tensor, pitch_codes: int, generator: torch.Generator) -> Batch:
+    """Return the batch with a share of the source's content codes taken for one of their neighbours; pitches stay."""
+    content, pitches = batch["content"], max(1, pitch_codes)  # (B, L)
+    chosen = (torch.rand(content.shape, generator=generator) < share).to(content.device) & source_mask(batch)
+    which = torch.randint(0, neighbours.shape[1], content.shape, generator=generator).to(content.device)
+    others = neighbours.to(content.device)[content // pitches].gather(2, which.unsqueeze(2)).squeeze(2)
+    return {**batch, "content": torch.where(chosen, others * pitches + content % pitches, content)}
 
 
 def source_mask(batch: Batch) -> Tensor:

@@ -1,6 +1,7 @@
 """From signs to a codebook, and on to a language model whose tables share what its vectors have in common."""
 
 import io
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +29,7 @@ from operators.encode import Encode
 from operators.schema import AUDIO_TYPE
 from pipelines import fit_codebook
 from pipelines.training.model_folder import fresh_base, read_base, write_model
+from pipelines.training.run_folder import DESCRIPTION
 
 TRUNK = WhisperConfig(width=16, heads=2, hidden=16, layers=1, window=6)
 ENCODER = replace(
@@ -75,6 +77,8 @@ def folders(
         taught.append(said | own | {"teacher": teacher.flatten().tolist(), "teacher_width": 5})
     training = tmp_path / "training"
     (training / "prepared").mkdir(parents=True)
+    (training / "training").mkdir()
+    (training / "training" / DESCRIPTION).write_text(json.dumps({"id": "one", "description": {"lag": 1}}))
     columns = {
         "frames": pa.int32(),
         "audio": AUDIO_TYPE,

@@ -69,6 +69,12 @@ def test_killed_with_no_warning_and_resumed_it_gives_the_same_curve_and_weights_
         assert all(torch.equal(whole[key], cut[key]) for key in whole)
 
 
+def test_readers_in_processes_of_their_own_change_nothing(tmp_path: Path) -> None:
+    train(ToyTask(), ToyFeed(), settings_of(steps=8), tmp_path / "thread", Place())
+    train(ToyTask(), ToyFeed(), settings_of(steps=8, readers=2), tmp_path / "processes", Place())
+    assert curve_of(tmp_path / "processes") == curve_of(tmp_path / "thread")
+
+
 def test_a_line_that_was_cut_in_the_middle_is_written_again(tmp_path: Path) -> None:
     train(ToyTask(), ToyFeed(), settings_of(steps=8), tmp_path / "whole", Place())
     train(ToyTask(), ToyFeed(), settings_of(steps=8), tmp_path / "cut", Place())
