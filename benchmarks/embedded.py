@@ -72,7 +72,9 @@ def read_speech(seconds: float, count: int) -> list[Tensor]:
 def live(model: StreamVoiceAnon, waves: list[Tensor]) -> tuple[float, float, float]:
     """Return seconds of computing a second of speech, and the 99th percentile and longest of the steps, in seconds."""
     batch = model.open_batch(len(waves))
-    streams = [Stream(batch, model.draw_voice(n), 2, torch.Generator().manual_seed(n)) for n, _ in enumerate(waves)]
+    streams = [
+        Stream(batch, model.draw_voice(n), model.delay, torch.Generator().manual_seed(n)) for n, _ in enumerate(waves)
+    ]
     times = []
     for frames in zip(*(wave.split(model.frame_samples) for wave in waves), strict=True):
         began = time.perf_counter()

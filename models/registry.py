@@ -100,9 +100,9 @@ KNOWN: Mapping[str, Known] = {
         licence="Apache-2.0",
         source="this project's own, trained by sample/train_own_voice.sh",
         digests={
-            "streamvoiceanon.json": "502ad9eb85a8b5787ed0ed908c423811d34454bd8ae95d8136164ac04541518e",
-            "streamvoiceanon.safetensors": "1a0374b472293145d9eeab660dd47bef93e4ef73fc14fe6ffcc033b6e900e10d",
-            "voices.parquet": "da80e76acd4ff1415301719770d03fc82e1aad35b460788f25227eb0375ba13e",
+            "streamvoiceanon.json": "16a1e3a97ea37c9c78dc1a11c83a95123db79aa62f091c316593e7cea7ff42bc",
+            "streamvoiceanon.safetensors": "1de03e1b92de4c43788b70808a611c6172322afe4f395318da46513014d9eebb",
+            "voices.parquet": "047e3b2ff0a6d570ba288bc25a81720b916329d15f3c9d8e730375e0aee15ccd",
         },
     ),
     PHONES: Known(

@@ -163,6 +163,7 @@ def build_finetune(job: FinetuneJob) -> "tuple[LanguageModelTask, CodesFeed]":
         teacher_width=width,
         distillation=job.distillation,
         distillation_weight=job.distillation_weight,
+        validation_delay=base.config.acoustic_lm.delay,
         seed=job.training.seed,
     )
     return LanguageModelTask(lm, config), feed

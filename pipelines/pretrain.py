@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     from pipelines.training.loop import Ending
 
 WHISPER = registry.PROFILES["embedded"]["whisper"]
+# What does not make a training another one.
+NOT_TRAINED: dict[str, Any] = {
+    **dict.fromkeys(("index", "name", "output", "workers", "gpus"), True),
+    "training": {"readers": True},
+}
 
 
 def pretrain(stage: Stage, job: PretrainJob, resume: bool, track: "Track") -> "Ending":
@@ -52,7 +57,7 @@ def pretrain(stage: Stage, job: PretrainJob, resume: bool, track: "Track") -> "E
         prepared = prepare_stage(stage, job, base, track)
         folder = job.folder(stage) / "training"
         description = {
-            **job.model_dump(mode="json", exclude={"index", "name", "output", "workers", "gpus"}),
+            **job.model_dump(mode="json", exclude=NOT_TRAINED),
             "stage": stage,
             "fingerprint": prepared.fingerprint,
             "model": prepared.recipe.model,

@@ -37,11 +37,10 @@ logger = logging.getLogger("voxveil.serve")
 class EngineSettings:
     """How a replica steps.
 
-    `tick` (seconds) is the time between two steps; where it is None, half the model's frame, so that a frame waits a
-    quarter of itself on average, or 40 ms where it has none.
-    `catch_up` is how many ticks' audio a step takes from one session at most; `window` (seconds) how much of a
-    session's audio may wait before the server stops reading from it, and `patience` (seconds) how long a client may
-    leave it so.
+    `tick` (seconds) is the time between two steps; where it is None, a quarter of the model's frame, which is what a
+    frame waits at most, or 40 ms where it has none. `catch_up` is how many frames (ticks, where the model has none) a
+    step takes from one session at most; `window` (seconds) how much of a session's audio may wait before the server
+    stops reading from it, and `patience` (seconds) how long a client may leave it so.
     """
 
     slots: int = 32
@@ -73,7 +72,7 @@ class Engine:
         self.anonymizer = anonymizer
         self.settings = settings
         self.model = live_model(anonymizer, settings.slots)
-        self.tick = settings.tick or self.model.frame / 2 or DEFAULT_TICK
+        self.tick = settings.tick or self.model.frame / 4 or DEFAULT_TICK
         self.frame = self.model.frame or self.tick  # seconds of audio that come back at a time
         self.cost = 0.0  # seconds that the last step took for a second of audio
         self.meters = meters or Meters()
@@ -167,7 +166,7 @@ class Engine:
                 took = self.clock() - started
                 self.meters.step.observe(took)
                 longest = max(len(portion.samples) / portion.session.sample_rate for portion in portions)
-                self.cost = took / max(longest, self.tick)
+                self.cost = took / max(longest, self.frame)
             if self.clock() > due + self.frame:
                 self.meters.misses.inc()
                 for portion in portions:
@@ -183,8 +182,8 @@ class Engine:
         portions = []
         begins = False
         now = self.clock()
-        # Who has much waiting gets more than its tick's, as far as the step stays within the tick for the others.
-        longest = min(self.settings.catch_up, max(1.0, 1.0 / max(self.cost, 1e-3))) * self.tick
+        # Who has much waiting gets more than a frame, as far as the step stays within a frame's time for the others.
+        longest = min(self.settings.catch_up, max(1.0, 1.0 / max(self.cost, 1e-3))) * self.frame
         for session in self.sessions.values():
             if session.finished or session.refusal is not None:
                 continue

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.streamvoiceanon import kernels
-from models.streamvoiceanon.contour import SAMPLE_RATE
+from models.streamvoiceanon.contour import LONGEST, SAMPLE_RATE
 from models.streamvoiceanon.conv import CausalConv1d, CausalConvTranspose1d, ConvNeXtEncoder, Resample
 from models.streamvoiceanon.frontend import PUBLISHED, FrameConfig, LogMel
 from models.streamvoiceanon.fsq import FiniteScalarQuantizer
@@ -28,8 +28,9 @@ from models.streamvoiceanon.state import State
 class CodecConfig:
     """Sizes of the published network. The product of `rates` is the mel hop, 512 samples.
 
-    `bounds` says how often the quantizer bounds its input (see `fsq`). With `spectral` the head is a spectral one, and
-    `rates`, `kernels`, `dilations` and `edge_kernel` say nothing.
+    `bounds` says how often the quantizer bounds its input (see `fsq`). With `spectral` the head is a spectral one, or
+    one of pulses, whose pitch is then the first codebook; `rates`, `kernels`, `dilations` and `edge_kernel` then say
+    nothing.
     """
 
     bands: int = 160
@@ -144,7 +145,7 @@ class HiFiGenerator(nn.Module):
 
 
 class GroupedQuantizer(nn.Module):
-    """One quantizer for every group of channels; with `pitch` the first group's is the pitch, which nothing learns."""
+    """One quantizer for every group of channels; with `pitch` the first group's is the pitch, as it is measured."""
 
     def __init__(self, width: int, groups: int, levels: tuple[int, ...], bounds: int, pitch: bool = False) -> None:
         super().__init__()
@@ -207,8 +208,8 @@ class Codec(nn.Module):
         if spectral is None:
             self.head = HiFiGenerator(self.config)
         elif spectral.pulses:
-            if frames.sample_rate != SAMPLE_RATE:
-                raise ValueError("a source of pulses needs 16 kHz")
+            if frames.sample_rate != SAMPLE_RATE or frames.samples <= 2 * LONGEST:
+                raise ValueError(f"a source of pulses needs 16 kHz and frames of more than {2 * LONGEST} samples")
             self.head = HarmonicGenerator(self.config.widths[-1], frames.hop, spectral)
         else:
             self.head = SpectralGenerator(self.config.widths[-1], frames.hop, spectral)
@@ -255,7 +256,7 @@ class Codec(nn.Module):
     def synthesise(self, x: Tensor, heard: Tensor, state: State) -> tuple[Tensor, State]:
         """Map quantized features [B, n, width] to samples [B, n frames], and the state on.
 
-        `heard` [B, 1 or more, n]: codes, of which those are read that are not of features.
+        `heard`: codes of which those are read that are not of features, [B, 1, n] or all; [B, 0, n] where none are.
         """
         up_state, head_state = state
         x, up_state = self.quantizer.upsample(x, up_state)

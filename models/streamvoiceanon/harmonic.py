@@ -34,6 +34,8 @@ class PitchBook(nn.Module):
 
     def __init__(self, width: int, codes: int) -> None:
         super().__init__()
+        if codes < 3:
+            raise ValueError(f"{codes} codes: silence, the lowest pitch and the highest are three")
         self.codes = codes
         self.project_out = Linear(2, width)
 
@@ -64,6 +66,8 @@ class HarmonicGenerator(nn.Module):
         finer = mel_hop // config.hop
         if mel_hop % config.hop or config.window % config.hop:
             raise ValueError(f"a hop of {config.hop} does not divide {mel_hop} and a window of {config.window} samples")
+        if config.window < 2 * QUEFRENCY:
+            raise ValueError(f"a window of {config.window} samples is too short for filters: {2 * QUEFRENCY} at least")
         self.config = config
         self.up = CausalConvTranspose1d(width, width, finer, finer)
         self.blocks = nn.ModuleList(ConvNeXtBlock(width) for _ in range(config.depth))
@@ -78,7 +82,7 @@ class HarmonicGenerator(nn.Module):
 
     def initial_state(self, batch: int) -> State:
         rest = self.silence.repeat(batch, 1)
-        heard, last = (self.silence.new_full((batch,), MIDDLE) for _ in range(2))  # pitches: a frame's, a piece's
+        heard, last = (self.silence.new_zeros(batch) for _ in range(2))  # octaves above MIDDLE: a frame's, a piece's
         turns, count = (self.silence.new_zeros(batch, dtype=torch.int64) for _ in range(2))
         blocks = tuple(block.initial_state(batch) for block in self.blocks)  # type: ignore[operator]
         return self.up.initial_state(batch), blocks, heard, last, rest, turns, count
@@ -105,12 +109,12 @@ class HarmonicGenerator(nn.Module):
         A frame without a pitch goes on with the last.
         """
         up, blocks, heard, *rest = state
-        known = torch.cat([heard.unsqueeze(1), octaves.to(heard.dtype)], dim=1)
+        known = torch.cat([heard.unsqueeze(1), octaves.to(heard.dtype) - MIDDLE], dim=1)
         place = torch.arange(known.shape[1], device=known.device) * torch.nn.functional.pad(voiced, (1, 0))
         known = known.gather(1, place.cummax(1).values)
         frames = known[:, 1:].repeat_interleave(x.shape[1] // octaves.shape[1], dim=1)
         off, likely = self.pitch(x).float().unbind(-1)
-        pieces = (frames + CORRECTION * off.tanh()).clamp(LOWEST, HIGHEST)
+        pieces = (frames + MIDDLE + CORRECTION * off.tanh()).clamp(LOWEST, HIGHEST)
         return pieces, likely, (up, blocks, known[:, -1], *rest)
 
     def speak(self, x: Tensor, octaves: Tensor, voiced: Tensor, state: State) -> tuple[Tensor, State]:
@@ -118,7 +122,7 @@ class HarmonicGenerator(nn.Module):
         up, blocks, heard, last, rest, turns, count = state
         hop, window = self.config.hop, self.config.window
         pulses_log, noise_log = (self.out(x).float() + LEVEL).clamp(max=LOUDEST).chunk(2, dim=-1)
-        before = torch.cat([last.unsqueeze(1), octaves[:, :-1]], dim=1)
+        before = torch.cat([last.unsqueeze(1) + MIDDLE, octaves[:, :-1]], dim=1)
         ramp = torch.arange(1, hop + 1, device=x.device) / hop
         cycles = torch.lerp(before.unsqueeze(2), octaves.unsqueeze(2), ramp).double().exp2() / SAMPLE_RATE  # a sample
         moved = (cycles * TURN).round().long().flatten(1).cumsum(1)
@@ -128,7 +132,7 @@ class HarmonicGenerator(nn.Module):
         place = (count.unsqueeze(1) + torch.arange(octaves.shape[1], device=x.device)) % NOISES
         spectrum = source * minimum_phase(pulses_log) + self.noise[place] * minimum_phase(noise_log)
         samples, rest = overlap_add(torch.fft.irfft(spectrum, n=window), rest)
-        return samples, (up, blocks, heard, octaves[:, -1], rest, at[:, -1], count + octaves.shape[1])
+        return samples, (up, blocks, heard, octaves[:, -1] - MIDDLE, rest, at[:, -1], count + octaves.shape[1])
 
 
 def pulse_train(turns: Tensor, cycles: Tensor) -> Tensor:

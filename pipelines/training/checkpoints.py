@@ -39,9 +39,12 @@ class Progress:
     best_step: int = 0
     since_best: int = 0
 
-    def validated(self, figure: float) -> "Progress":
-        """Return the progress after a validation; less is better, and what is not a number never is."""
-        if math.isfinite(figure) and (self.best is None or figure < self.best):
+    def validated(self, figure: float, last: bool = False) -> "Progress":
+        """Return the progress after a validation; less is better, and what is not a number never is.
+
+        With `last` a later validation is better than any before.
+        """
+        if math.isfinite(figure) and (last or self.best is None or figure < self.best):
             return replace(self, best=figure, best_step=self.step, since_best=0)
         return replace(self, since_best=self.since_best + 1)
 

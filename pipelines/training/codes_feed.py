@@ -21,6 +21,7 @@ from pipelines.training.pairs import (
 )
 from pipelines.training.rows import Rows, timbre_of
 
+EPOCHS = 2  # whose pairs are kept: a batch may begin in one and end in the next
 ALIKE = 16  # batches among whose pairs similar lengths are sought
 CODES = ("frames", "content", "acoustic", "style", "timbre", "timbre_latents")
 
@@ -87,12 +88,14 @@ class CodesFeed:
         self.rows, self.settings, self.batch_size = Rows(parts), settings, batch_size
         self.columns = (*CODES, "teacher") if teacher else CODES
         self.corpus = divide(list(self.rows.spoken.values()), settings)
-        self._drawn: dict[int, list[Pair]] = {}  # the last epochs that were asked for
+        self._drawn: dict[int, list[Pair]] = {}  # the last EPOCHS that were drawn
         self.count = len(self._epoch(0))
 
     def _epoch(self, epoch: int) -> list[Pair]:
         if epoch not in self._drawn:
-            self._drawn = dict(list(self._drawn.items())[-1:]) | {epoch: self._draw_epoch(epoch)}
+            self._drawn[epoch] = self._draw_epoch(epoch)
+            if len(self._drawn) > EPOCHS:
+                del self._drawn[next(iter(self._drawn))]
         return self._drawn[epoch]
 
     def _draw_epoch(self, epoch: int) -> list[Pair]:

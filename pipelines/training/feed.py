@@ -1,9 +1,11 @@
 """Feeds: what the loop asks for its batches. Which items a batch holds follows from its number alone."""
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Protocol
 
 import numpy as np
@@ -81,6 +83,15 @@ def _adopt(feed: Feed) -> None:
     global _adopted
     _adopted = feed
     torch.set_num_threads(1)
+    Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """End with the training, also where it was killed."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _read_adopted(number: int) -> Arrays:

@@ -117,7 +117,7 @@ def train(task: Task, feed: Feed, settings: Settings, folder: Path, place: Place
                 average.swap()
                 figures = validate(task, validation, settings, place)
                 line |= {f"validation.{key}": value for key, value in figures.items()}
-                progress = progress.validated(figures["total"])
+                progress = progress.validated(figures["total"], settings.keep == "last")
                 if first and progress.since_best == 0:
                     save_best(folder, exported, progress)
                 average.swap()

@@ -57,11 +57,12 @@ def train_on_ray(
     (folder / ENDING).unlink(missing_ok=True)
     if settings.gpu and (gpus := ray.cluster_resources().get("GPU", 0)) < settings.workers:
         raise InputError(f"{settings.workers} workers with a GPU each are asked for, and Ray has {gpus:.0f} GPUs")
-    wanted = settings.workers * settings.threads
+    cores = settings.threads + settings.readers
+    wanted = settings.workers * cores
     if (there := ray.cluster_resources().get("CPU", 0)) < wanted:
         raise InputError(
-            f"{settings.workers} workers of {settings.threads} CPU cores are asked for, and Ray has {there:.0f}: lower "
-            "workers or threads"
+            f"{settings.workers} workers of {cores} CPU cores are asked for, and Ray has {there:.0f}: lower workers, "
+            "threads or readers"
         )
     trainer = TorchTrainer(
         _work,
@@ -69,7 +70,7 @@ def train_on_ray(
         scaling_config=ScalingConfig(
             num_workers=settings.workers,
             use_gpu=settings.gpu,
-            resources_per_worker={"CPU": settings.threads, **({"GPU": 1} if settings.gpu else {})},
+            resources_per_worker={"CPU": cores, **({"GPU": 1} if settings.gpu else {})},
         ),
         run_config=RunConfig(name="ray", storage_path=str(folder), failure_config=FailureConfig(max_failures=RESTARTS)),
     )

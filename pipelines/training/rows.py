@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +43,10 @@ class Rows:
                     label, text = row["emotion"] or "", row["text"] or ""
                     self.spoken[name] = Spoken(name, row["speaker_id"], label, text, row["frames"])
                     self._places[name] = part, group
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Rows travel to other processes without what was read here."""
+        return self.__dict__ | {"_kept": OrderedDict()}
 
     def read(self, utt_id: str, columns: tuple[str, ...]) -> dict[str, np.ndarray]:
         """Return some columns of a row as arrays; rows that were read lately are kept."""

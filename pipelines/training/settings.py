@@ -30,7 +30,13 @@ class Settings(BaseModel):
     workers: int = Field(1, ge=1, description="Processes that train together, each with batches of its own.")
     threads: int = Field(1, ge=1, description="CPU cores of each worker; another number may round sums otherwise.")
     readers: int = Field(
-        0, ge=0, description="Processes that read batches, for a GPU that waits for them; 0: a thread."
+        0,
+        ge=0,
+        description="Processes that read batches for each worker, for a GPU that waits for them, each with a core and "
+        "up to 2,048 rows in memory; 0: a thread. The batches are the same.",
+    )
+    keep: Literal["best", "last"] = Field(
+        "best", description="Whose weights are kept: those of the best validation, or the last, where it says little."
     )
     gpu: bool = Field(False, description="A GPU for each worker.")
 

@@ -46,7 +46,7 @@ def test_they_are_of_the_small_shape_with_many_voices_whose_names_say_nothing(mo
     assert all(voice.voice_id.startswith("voice-") for voice in model.voices.voices)
 
 
-def test_a_live_call_speaks_120_ms_after_it_was_spoken_to(model: StreamVoiceAnon, waves: list[np.ndarray]) -> None:
+def test_a_live_call_speaks_160_ms_after_it_was_spoken_to(model: StreamVoiceAnon, waves: list[np.ndarray]) -> None:
     """Measured in samples that had to go in before the first came out."""
     stream, sent = model.open_stream(model.draw_voice(0), 0), 0
     for part in torch.from_numpy(waves[0]).split(160):
@@ -54,7 +54,7 @@ def test_a_live_call_speaks_120_ms_after_it_was_spoken_to(model: StreamVoiceAnon
         if len(stream.push(part)):
             break
     assert sent / model.sample_rate == pytest.approx(stream.latency, abs=0.011)
-    assert stream.latency == pytest.approx(0.12)
+    assert stream.latency == pytest.approx(0.16)
 
 
 def test_another_voice_speaks(model: StreamVoiceAnon, waves: list[np.ndarray], spoken: list[np.ndarray]) -> None:

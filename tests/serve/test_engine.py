@@ -184,6 +184,20 @@ def test_a_message_of_many_seconds_is_waited_for_while_some_of_it_is_taken() -> 
     run(scene())
 
 
+def test_who_fell_behind_gets_a_whole_frame_however_short_the_tick_is() -> None:
+    """Steps come oftener than frames, so that one that is dear must not be allowed a tick's audio alone."""
+
+    async def scene() -> int:
+        engine = new_engine(anonymizer=Identity(), tick=0.01)
+        engine.frame, engine.cost = 0.04, 0.9
+        session = open_session(engine)
+        await session.feed(tone(200, 0.5))
+        (portion,) = engine.collect()
+        return len(portion.samples)
+
+    assert run(scene()) == pytest.approx(0.04 / 0.9 * RATE, abs=1)
+
+
 def test_who_waits_for_a_turn_to_begin_is_not_blamed_for_it() -> None:
     async def scene() -> None:
         engine = new_engine(window=0.5, patience=0.05)

@@ -135,7 +135,8 @@ class ContentTask:
         quantized = self._quantized(batch)
         if self._player.speller is not None:
             figures["total"] = figures["total"] + self.config.spelling_weight * figures["spelling"]
-            likely = self._player.speller((quantized * mask.unsqueeze(2)).transpose(1, 2))
+            lag = self.config.lag
+            likely = self._player.speller((quantized * mask.unsqueeze(2)).transpose(1, 2)[..., lag:])
             errors, letters = misspelt(likely, mask.sum(1), batch["letters"], batch["letter_counts"])
             if letters:
                 figures["misspelt"] = torch.tensor(errors / letters)
@@ -195,7 +196,7 @@ class ContentTask:
             figures["speaker"] = F.cross_entropy(logits, batch["speaker"])
             total = total + figures["speaker"]
         if player.speller is not None:
-            likely = player.speller(codes)
+            likely = player.speller(codes[..., config.lag :])
             figures["spelling"] = spelling_loss(likely, mask.sum(1), batch["letters"], batch["letter_counts"])
             total = total + config.spelling_weight * figures["spelling"]
         return {"total": total, **{name: value.detach() for name, value in figures.items()}}

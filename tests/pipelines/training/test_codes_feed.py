@@ -167,9 +167,9 @@ def test_every_built_in_configuration_is_complete() -> None:
         assert load_finetune(size, index="i", name="n", model="m").training.steps > 0
     stages: tuple[Stage, ...] = ("content", "codec", "lm")
     for stage in stages:
-        assert sizes(f"pretrain-{stage}") == ("full", "mini", "small", "smoke")
+        assert {"full", "mini", "small", "smoke"} <= set(sizes(f"pretrain-{stage}"))
         for size in sizes(f"pretrain-{stage}"):
-            assert load_pretrain(stage, size, index="i", name="n").sizes().acoustic_lm.width > 0
+            assert load_pretrain(stage, size, index="i", name="n", start="s").sizes().acoustic_lm.width > 0
 
 
 def test_a_configuration_that_cannot_be_read_says_why(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -33,9 +34,11 @@ def curve_of(folder: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in read_curve(folder)]
 
 
-def start(folder: Path, steps: int, *missing: int) -> subprocess.Popen[bytes]:
+def start(folder: Path, steps: int, *missing: int, readers: int = 0) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, str(SCRIPT), str(folder), *map(str, (steps, *missing))], env=environment)
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(folder), *map(str, (steps, *missing)), f"readers={readers}"], env=environment
+    )
 
 
 def test_a_training_learns_and_validates_on_what_it_was_not_trained_on(tmp_path: Path) -> None:
@@ -73,6 +76,33 @@ def test_readers_in_processes_of_their_own_change_nothing(tmp_path: Path) -> Non
     train(ToyTask(), ToyFeed(), settings_of(steps=8), tmp_path / "thread", Place())
     train(ToyTask(), ToyFeed(), settings_of(steps=8, readers=2), tmp_path / "processes", Place())
     assert curve_of(tmp_path / "processes") == curve_of(tmp_path / "thread")
+
+
+def test_readers_end_with_a_training_that_is_killed(tmp_path: Path) -> None:
+    running = start(tmp_path, 40, 8, readers=2)
+    while len(read_curve(tmp_path)) < 4:
+        assert running.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    readers = [child for child in psutil.Process(running.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    assert len(readers) == 2
+    running.kill()
+    running.wait()
+    _, alive = psutil.wait_procs(readers, timeout=20)
+    assert not alive
+
+
+def test_the_last_weights_are_kept_where_they_are_asked_for(tmp_path: Path) -> None:
+    judged = iter([3.0, 1.0, 2.0, 2.5])
+    task = ToyTask()
+    task.validate = lambda batch: {"total": torch.tensor(next(judged))}  # type: ignore[method-assign]
+    feed = ToyFeed()
+    feed.validation = lambda: [feed.make([100])]  # type: ignore[method-assign]
+    ending = train(task, feed, settings_of(steps=8, validate_every=2, keep="last"), tmp_path, Place())
+    assert (ending.best, ending.best_step) == (2.5, 8)
+    kept = ToyTask()
+    load_best(tmp_path, {"line": kept.players["line"]})
+    average = load_file(tmp_path / "steps/00000008/average.safetensors")
+    assert torch.equal(kept.players["line"][0].weight, average["line.0.weight"])
 
 
 def test_a_line_that_was_cut_in_the_middle_is_written_again(tmp_path: Path) -> None:

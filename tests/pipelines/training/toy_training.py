@@ -1,6 +1,6 @@
 """A task that trains in milliseconds, with two players as a codec has; as a script it trains until it is killed.
 
-python toy_training.py FOLDER STEPS [BATCH_THAT_NEVER_COMES]
+python toy_training.py FOLDER STEPS [BATCH_THAT_NEVER_COMES] readers=N
 """
 
 import sys
@@ -84,6 +84,7 @@ def settings_of(**changed: Any) -> Settings:
 
 
 if __name__ == "__main__":
+    readers = int(sys.argv.pop().removeprefix("readers="))
     target, steps, *missing = sys.argv[1:]
     feed = ToyFeed(missing=int(missing[0]) if missing else None)
-    train(ToyTask(), feed, settings_of(steps=int(steps), accumulation=2), Path(target), Place())
+    train(ToyTask(), feed, settings_of(steps=int(steps), accumulation=2, readers=readers), Path(target), Place())
