@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +38,9 @@ logger = logging.getLogger("voxveil.serve")
 class EngineSettings:
     """How a replica steps.
 
-    `tick` (seconds) is the time between two steps; where it is None, a quarter of the model's frame, which is what a
-    frame waits at most, or 40 ms where it has none. `catch_up` is how many frames (ticks, where the model has none) a
+    `tick` (seconds) is the time between two steps; where it is None, 40 ms, and for a model with frames the most: it is
+    stepped as soon as audio has come, and what comes during a step is the next one's, so that steps hold the more calls
+    the longer they take. `catch_up` is how many frames (ticks, where the model has none) a
     step takes from one session at most; `window` (seconds) how much of a session's audio may wait before the server
     stops reading from it, and `patience` (seconds) how long a client may leave it so.
     """
@@ -72,6 +74,7 @@ class Engine:
         self.anonymizer = anonymizer
         self.settings = settings
         self.model = live_model(anonymizer, settings.slots)
+        self.prompt = bool(settings.tick is None and self.model.frame)  # whether audio is waited for, not a tick
         self.tick = settings.tick or self.model.frame / 4 or DEFAULT_TICK
         self.frame = self.model.frame or self.tick  # seconds of audio that come back at a time
         self.cost = 0.0  # seconds that the last step took for a second of audio
@@ -83,6 +86,7 @@ class Engine:
         self.broken = False
         self.meters.slots.set(settings.slots)
         self._awake = asyncio.Event()
+        self._fed = asyncio.Event()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
     def open(self, voice: Any, seed: int, sample_rate: int) -> Session:
@@ -94,7 +98,9 @@ class Engine:
         stream = self.model.open_stream(voice, seed)
         path = SignalPath(stream, sample_rate, self.anonymizer.sample_rate)
         settings = self.settings
-        session = Session(self.free.pop(), path, sample_rate, settings.window, settings.patience, self.clock)
+        session = Session(
+            self.free.pop(), path, sample_rate, settings.window, settings.patience, self.clock, self._fed.set
+        )
         self.sessions[session.slot] = session
         self.meters.opened.inc()
         self.meters.sessions.set(len(self.sessions))
@@ -120,7 +126,7 @@ class Engine:
 
     def algorithmic_latency(self, session: Session) -> float:
         """Return the seconds by which output lags input on an infinitely fast machine."""
-        return self.tick + session.path.delay
+        return session.path.delay + (0.0 if self.prompt else self.tick)
 
     async def run(self) -> None:
         """Step at every tick until cancelled; sleeps while there are no sessions.
@@ -146,7 +152,8 @@ class Engine:
                 await self._awake.wait()
                 due = self.clock()
             due += self.tick
-            await asyncio.sleep(max(0.0, due - self.clock()))
+            await self._wait(due)
+            due = min(due, self.clock())
             portions = self.collect()
             if portions:
                 started = self.clock()
@@ -172,6 +179,17 @@ class Engine:
                 for portion in portions:
                     portion.session.late_steps += 1
                 due = self.clock() - self.tick  # the lost time is lost: catching up is the sessions' business
+
+    async def _wait(self, due: float) -> None:
+        """Wait until the next step; where frames are stepped as they come, no longer than until audio has come."""
+        seconds = max(0.0, due - self.clock())
+        if not self.prompt:
+            await asyncio.sleep(seconds)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._fed.wait()
+        self._fed.clear()
 
     def collect(self) -> list[Portion]:
         """Take what each session has for this step; sessions whose clients do not read are left out.

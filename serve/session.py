@@ -6,6 +6,7 @@ engine's worker alone, its queues by the event loop alone; nothing of it outlive
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -58,14 +59,23 @@ class Session:
     """The engine's side of one client. `feed`, `end`, `read` and `close` are for the connection that serves it."""
 
     def __init__(
-        self, slot: int, path: SignalPath, sample_rate: int, window: float, patience: float, clock: Any
+        self,
+        slot: int,
+        path: SignalPath,
+        sample_rate: int,
+        window: float,
+        patience: float,
+        clock: Any,
+        fed: Callable[[], None] = lambda: None,
     ) -> None:
+        """`fed` is called whenever audio has come."""
         self.slot = slot
         self.path = path
         self.sample_rate = sample_rate
         self.window = int(window * sample_rate)  # samples
         self.patience = patience
         self.clock = clock
+        self.fed = fed
         self.inbox: deque[Wave] = deque()
         self.waiting = 0  # samples in the inbox
         self.outbox: deque[Wave] = deque()
@@ -106,6 +116,7 @@ class Session:
         self.samples_in += len(samples)
         self.arrivals.append((self.samples_in, self.clock()))
         self._judge_pace()
+        self.fed()
         while self.waiting > self.window:
             before = self.waiting
             self._room.clear()

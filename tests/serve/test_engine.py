@@ -198,6 +198,20 @@ def test_who_fell_behind_gets_a_whole_frame_however_short_the_tick_is() -> None:
     assert run(scene()) == pytest.approx(0.04 / 0.9 * RATE, abs=1)
 
 
+def test_a_model_with_frames_is_stepped_when_audio_comes_and_not_at_a_tick() -> None:
+    async def scene() -> None:
+        engine = new_engine(anonymizer=Identity())
+        engine.prompt, engine.tick = True, 30.0
+        session = open_session(engine)
+        running = asyncio.create_task(engine.run())
+        await asyncio.sleep(0.05)
+        await session.feed(tone(200, 0.1))
+        assert len(await session.read())
+        running.cancel()
+
+    run(scene())
+
+
 def test_who_waits_for_a_turn_to_begin_is_not_blamed_for_it() -> None:
     async def scene() -> None:
         engine = new_engine(window=0.5, patience=0.05)

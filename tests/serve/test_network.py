@@ -61,8 +61,8 @@ def test_the_banks_voices_are_listed_and_the_latency_is_the_models(server: LiveS
 
     ready = run(scene())
     assert ready["frame_samples"] == FRAME_SAMPLES
-    # A quarter of a frame until the next step, a frame until it is whole, and two frames of the model's delay.
-    assert ready["latency_ms"] == pytest.approx(3.25 * 1e3 * FRAME_SAMPLES / SAMPLE_RATE, abs=0.1)
+    # A frame until it is whole, and two frames of the model's delay.
+    assert ready["latency_ms"] == pytest.approx(3 * 1e3 * FRAME_SAMPLES / SAMPLE_RATE, abs=0.1)
     assert ready["latency_ms"] < 180
 
 
