@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.choices import Ears, read_speech
+from benchmarks.choices import Ears, read_speech, say
 from metrics.recognition import count_errors
 from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
 
@@ -31,8 +31,8 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help="bank to write, of the best")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    if (options.keep is None) != (options.into is None):
-        parser.error("--keep and --into go together")
+    if (options.keep is None) != (options.into is None) or options.keep == 0:
+        parser.error("--keep and --into go together, and one voice at least is kept")
     torch.set_num_threads(options.threads)
     ears = Ears(read_speech(options.speech), options.threads)
     bank = VoiceBank.load(options.voices)
@@ -52,20 +52,19 @@ def judge(
     model: StreamVoiceAnon, bank: VoiceBank, ears: Ears, utterances: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return of each voice the share of words that is misread, and its mean DNSMOS."""
-    rows = np.linspace(0, len(ears.speech.ids) - 1, utterances).round().astype(int)
+    rows = np.unique(np.linspace(0, len(ears.speech.ids) - 1, utterances).round().astype(int))
     turns = [(voice, row) for voice in range(len(bank)) for row in rows]
     errors, words, sound = (np.zeros(len(bank)) for _ in range(3))
     for first in range(0, len(turns), SPOKEN_AT_ONCE):
         now = turns[first : first + SPOKEN_AT_ONCE]
-        sources = [torch.from_numpy(ears.speech.waves[row]).float() for _, row in now]
-        spoken = [wave.numpy() for wave in model.anonymize(sources, [bank.voices[voice] for voice, _ in now])]
+        spoken = say(model, [ears.speech.waves[row] for _, row in now], [bank.voices[voice] for voice, _ in now])
         heard = ears.whisper.transcribe(ears.whisper.encode(spoken))
         counted = count_errors([ears.texts[row] for _, row in now], heard, "en")
         scores = ears.quality.score(spoken)["overall"]
         for place, (voice, _) in enumerate(now):
             errors[voice] += counted.word_errors[place]
             words[voice] += counted.reference_words[place]
-            sound[voice] += scores[place] / utterances
+            sound[voice] += scores[place] / len(rows)
     return errors / np.maximum(words, 1), sound
 
 

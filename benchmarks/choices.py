@@ -177,9 +177,16 @@ def cropped(voice: Voice, seconds: float | None) -> Voice:
 def speak(model: StreamVoiceAnon, speech: Speech, run: int, delay: int) -> Waves:
     """Return the speech in voices of the bank that hang on the run's number."""
     seeds = [run * len(speech.ids) + number for number in range(len(speech.ids))]
+    return say(model, speech.waves, [model.draw_voice(seed) for seed in seeds], seeds, delay)
+
+
+def say(
+    model: StreamVoiceAnon, waves: Waves, voices: list[Voice], seeds: list[int] | None = None, delay: int | None = None
+) -> Waves:
+    """Return waves at 16 kHz in these voices, whatever the model's rate."""
     ratio = model.sample_rate / RATE
-    waves = [torch.from_numpy(wave if ratio == 1 else soxr.resample(wave, 1, ratio)).float() for wave in speech.waves]
-    spoken = model.anonymize(waves, [model.draw_voice(seed) for seed in seeds], seeds, delay)
+    sources = [torch.from_numpy(wave if ratio == 1 else soxr.resample(wave, 1, ratio)).float() for wave in waves]
+    spoken = model.anonymize(sources, voices, seeds, delay)
     return [wave.numpy() if ratio == 1 else soxr.resample(wave.numpy(), ratio, 1) for wave in spoken]
 
 

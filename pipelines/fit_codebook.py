@@ -3,8 +3,8 @@
     python -m pipelines.fit_codebook --training out/signs/pretrain/content --model out/signs/model --into small/model
 
 `--training` is the stage's folder, whose prepared speech is read again, once as it is and once in another voice and
-place. The model in `--into`, which is made where it is not there yet, gets the encoder; its other networks stay. One
-speaker in twenty is held out, as in the training, and says how often the phoneme told from codes is the teacher's.
+place. The model in `--into`, which is made where it is not there yet, gets the encoder; its other networks stay. The
+speakers that the training held out are held out again, and say how often the phoneme told from codes is the teacher's.
 """
 
 import argparse
@@ -31,8 +31,6 @@ from pipelines.training.pairs import split_speakers
 from pipelines.training.rows import Rows
 from pipelines.training.run_folder import DESCRIPTION
 
-HELD_OUT = 0.05
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -53,10 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     quantizer = encoder.quantizer.residual_bsq.rvqs[0]
     assert isinstance(quantizer, NearestQuantizer)
 
-    description = json.loads((options.training / "training" / DESCRIPTION).read_text())
-    lag = int(description["description"].get("lag", 0))
+    described = options.training / "training" / DESCRIPTION
+    if not described.exists():
+        raise SystemExit(f"{options.training} is not the folder of a content stage: it has no training/{DESCRIPTION}")
+    asked = json.loads(described.read_text())["description"]
+    lag = int(asked.get("lag", 0))
     rows = Rows(options.training / "prepared" / "parts")
-    training, held_out = split_speakers((row.speaker_id for row in rows.spoken.values()), HELD_OUT, 0)
+    training, held_out = split_speakers(
+        (row.speaker_id for row in rows.spoken.values()), asked["validation_share"], asked["training"]["seed"]
+    )
     corpus = list(hear(encoder, rows, training, perturbed=True, lag=lag))
     phones = corpus[0].teacher.shape[1] - PROSODY
     teller = fit_quantizer(quantizer, corpus, phones, options.steps, seed=0)

@@ -104,6 +104,7 @@ class LanguageModelTask:
             self._player.standardiser.gather(source_frames(batch["teacher"], batch).float())
         past = corrupt(batch, self.config.corrupted, generator) if self.config.corrupted else batch
         if self.config.confused and self._neighbours is not None:
+            self._neighbours = self._neighbours.to(batch["content"].device)
             past = confuse(past, self.config.confused, self._neighbours, self._player.lm.config.pitch_codes, generator)
         return self._figures(batch, delay, past)
 
@@ -197,7 +198,7 @@ def confuse(batch: Batch, share: float, neighbours: Tensor, pitch_codes: int, ge
     content, pitches = batch["content"], max(1, pitch_codes)  # (B, L)
     chosen = (torch.rand(content.shape, generator=generator) < share).to(content.device) & source_mask(batch)
     which = torch.randint(0, neighbours.shape[1], content.shape, generator=generator).to(content.device)
-    others = neighbours.to(content.device)[content // pitches].gather(2, which.unsqueeze(2)).squeeze(2)
+    others = neighbours[content // pitches].gather(2, which.unsqueeze(2)).squeeze(2)
     return {**batch, "content": torch.where(chosen, others * pitches + content % pitches, content)}
 
 

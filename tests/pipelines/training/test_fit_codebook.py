@@ -78,7 +78,8 @@ def folders(
     training = tmp_path / "training"
     (training / "prepared").mkdir(parents=True)
     (training / "training").mkdir()
-    (training / "training" / DESCRIPTION).write_text(json.dumps({"id": "one", "description": {"lag": 1}}))
+    asked = {"lag": 1, "validation_share": 0.05, "training": {"seed": 0}}
+    (training / "training" / DESCRIPTION).write_text(json.dumps({"id": "one", "description": asked}))
     columns = {
         "frames": pa.int32(),
         "audio": AUDIO_TYPE,
