@@ -3,8 +3,8 @@
     python -m benchmarks.bank --model FOLDER --voices BANK --speech FOLDER --keep 72 --into BETTER
 
 Every voice says the same utterances, spread over the speech, of people whom nobody will report results on (the folder
-is as that of `benchmarks.choices`). Words are counted by Whisper against the text, or against what it
-hears in the original; sound is DNSMOS. A voice's place is the mean of its places by either.
+is as that of `benchmarks.choices`). Words are counted by Whisper against the text, or against what it hears in the
+original; sound is DNSMOS. A voice's place is the mean of its places by either.
 """
 
 import argparse

@@ -124,7 +124,7 @@ def main() -> None:
         voices = [cropped(voice, setting.get("prompt")) for voice in bank.voices]
         model.voices, model.alpha = VoiceBank(voices), float(setting.get("alpha", 1.0))
         began = time.perf_counter()
-        enrolment, waves = (speak(model, speech, run, setting.get("delay", model.delay)) for run in (1, 2))
+        enrolment, waves = (speak(model, speech, run, setting.get("delay")) for run in (1, 2))
         rate = (time.perf_counter() - began) / 2 / seconds
         figures = ears.measure(enrolment, waves)
         if not names:
@@ -174,7 +174,7 @@ def cropped(voice: Voice, seconds: float | None) -> Voice:
     return replace(voice, content=voice.content[:frames], acoustic=voice.acoustic[:, :frames])
 
 
-def speak(model: StreamVoiceAnon, speech: Speech, run: int, delay: int) -> Waves:
+def speak(model: StreamVoiceAnon, speech: Speech, run: int, delay: int | None) -> Waves:
     """Return the speech in voices of the bank that hang on the run's number."""
     seeds = [run * len(speech.ids) + number for number in range(len(speech.ids))]
     return say(model, speech.waves, [model.draw_voice(seed) for seed in seeds], seeds, delay)

@@ -1,10 +1,10 @@
 """The engine: all sessions of a replica, stepped in one batch at the frame rate.
 
 Sessions hold slots. At each tick the engine takes from every session what has come since, at most a few frames, hands
-all of it to the model in one call in a worker thread, and gives each session its own output. A session that has nothing
-waits for the next tick and delays nobody; one that has too much is worked off a few frames a tick, so that it delays
-nobody either; and of those that are new, one a step has its voice read, where that is costly. The engine knows nothing
-of sockets or of Ray.
+all of it to the model in one call in a worker thread, and gives each session its own output; a model with frames is
+stepped when audio comes instead, unless a tick is asked for. A session that has nothing waits for the next step and
+delays nobody; one that has too much is worked off a few frames a step, so that it delays nobody either; and of those
+that are new, one a step has its voice read, where that is costly. The engine knows nothing of sockets or of Ray.
 """
 
 import asyncio
@@ -38,11 +38,11 @@ logger = logging.getLogger("voxveil.serve")
 class EngineSettings:
     """How a replica steps.
 
-    `tick` (seconds) is the time between two steps; where it is None, 40 ms, and for a model with frames the most: it is
+    `tick` (seconds) is the time between two steps. Where it is None, it is 40 ms; but a model with frames is then
     stepped as soon as audio has come, and what comes during a step is the next one's, so that steps hold the more calls
-    the longer they take. `catch_up` is how many frames (ticks, where the model has none) a
-    step takes from one session at most; `window` (seconds) how much of a session's audio may wait before the server
-    stops reading from it, and `patience` (seconds) how long a client may leave it so.
+    the longer they take. `catch_up` is how many frames (ticks, where the model has none) a step takes from one session
+    at most; `window` (seconds) how much of a session's audio may wait before the server stops reading from it, and
+    `patience` (seconds) how long a client may leave it so.
     """
 
     slots: int = 32
@@ -74,7 +74,7 @@ class Engine:
         self.anonymizer = anonymizer
         self.settings = settings
         self.model = live_model(anonymizer, settings.slots)
-        self.prompt = bool(settings.tick is None and self.model.frame)  # whether audio is waited for, not a tick
+        self.eager = bool(settings.tick is None and self.model.frame)  # steps when audio has come, or a tick is over
         self.tick = settings.tick or self.model.frame / 4 or DEFAULT_TICK
         self.frame = self.model.frame or self.tick  # seconds of audio that come back at a time
         self.cost = 0.0  # seconds that the last step took for a second of audio
@@ -126,7 +126,7 @@ class Engine:
 
     def algorithmic_latency(self, session: Session) -> float:
         """Return the seconds by which output lags input on an infinitely fast machine."""
-        return session.path.delay + (0.0 if self.prompt else self.tick)
+        return session.path.delay + (0.0 if self.eager else self.tick)
 
     async def run(self) -> None:
         """Step at every tick until cancelled; sleeps while there are no sessions.
@@ -183,7 +183,7 @@ class Engine:
     async def _wait(self, due: float) -> None:
         """Wait until the next step; where frames are stepped as they come, no longer than until audio has come."""
         seconds = max(0.0, due - self.clock())
-        if not self.prompt:
+        if not self.eager:
             await asyncio.sleep(seconds)
             return
         with suppress(TimeoutError):

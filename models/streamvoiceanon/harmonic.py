@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from models.streamvoiceanon.contour import SAMPLE_RATE, measure
-from models.streamvoiceanon.conv import CausalConvTranspose1d, ConvNeXtBlock
 from models.streamvoiceanon.linear import Linear
-from models.streamvoiceanon.spectral import LOUDEST, SpectralConfig, overlap_add
+from models.streamvoiceanon.spectral import LOUDEST, PieceNetwork, SpectralConfig, overlap_add
 from models.streamvoiceanon.state import State
 
 NOISES = 997  # pieces of noise, which are used in turn: ten seconds
@@ -55,23 +54,16 @@ class PitchBook(nn.Module):
         return self.project_out(torch.stack([(octaves - MIDDLE) * voiced, voiced.to(octaves.dtype)], dim=-1))
 
 
-class HarmonicGenerator(nn.Module):
+class HarmonicGenerator(PieceNetwork):
     """Features [B, n mel frames, width] and a pitch a frame to samples [B, n x mel hop] at 16 kHz."""
 
     noise: Tensor
     silence: Tensor
 
     def __init__(self, width: int, mel_hop: int, config: SpectralConfig) -> None:
-        super().__init__()
-        finer = mel_hop // config.hop
-        if mel_hop % config.hop or config.window % config.hop:
-            raise ValueError(f"a hop of {config.hop} does not divide {mel_hop} and a window of {config.window} samples")
+        super().__init__(width, mel_hop, config)
         if config.window < 2 * QUEFRENCY:
             raise ValueError(f"a window of {config.window} samples is too short for filters: {2 * QUEFRENCY} at least")
-        self.config = config
-        self.up = CausalConvTranspose1d(width, width, finer, finer)
-        self.blocks = nn.ModuleList(ConvNeXtBlock(width) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
         self.out = Linear(width, config.window + 2)  # log-magnitudes of the two filters
         self.pitch = Linear(width, 2)  # the correction of the pitch, and the logit of being voiced
         with torch.device("cpu"):
@@ -81,45 +73,35 @@ class HarmonicGenerator(nn.Module):
         self.register_buffer("silence", silence, persistent=False)
 
     def initial_state(self, batch: int) -> State:
-        rest = self.silence.repeat(batch, 1)
-        heard, last = (self.silence.new_zeros(batch) for _ in range(2))  # octaves above MIDDLE: a frame's, a piece's
+        """States of the network, of the pitch that goes on (octaves above MIDDLE) and of the source; fresh is zero."""
+        frame, piece = (self.silence.new_zeros(batch) for _ in range(2))
         turns, count = (self.silence.new_zeros(batch, dtype=torch.int64) for _ in range(2))
-        blocks = tuple(block.initial_state(batch) for block in self.blocks)  # type: ignore[operator]
-        return self.up.initial_state(batch), blocks, heard, last, rest, turns, count
+        return self.initial_piece_state(batch), frame, (piece, self.silence.repeat(batch, 1), turns, count)
 
     def forward(self, x: Tensor, octaves: Tensor, voiced: Tensor, state: State) -> tuple[Tensor, State]:
         """Map [B, n, width], and [B, frames] of the pitch that codes say, to [B, n x mel hop], and the state on."""
-        x, state = self.shape(x, state)
-        octaves, likely, state = self.tell(x, octaves, voiced, state)
-        return self.speak(x, octaves, likely > 0, state)
+        network, last, source = state
+        x, network = self.pieces(x, network)
+        octaves, likely, last = self.tell(x, octaves, voiced, last)
+        samples, source = self.speak(x, octaves, likely > 0, source)
+        return samples, (network, last, source)
 
-    def shape(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Map features [B, n, width] to those of pieces, [B, n x mel hop / hop, width], and part of the state on."""
-        up, blocks, *rest = state
-        x, up = self.up(x, up)
-        after = []
-        for block, past in zip(self.blocks, blocks, strict=True):
-            x, past = block(x, past)
-            after.append(past)
-        return self.norm(x), (up, tuple(after), *rest)
-
-    def tell(self, x: Tensor, octaves: Tensor, voiced: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+    def tell(self, x: Tensor, octaves: Tensor, voiced: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map features of pieces [B, n, width] and the pitch of frames to octaves and the logit of being voiced [B, n].
 
-        A frame without a pitch goes on with the last.
+        A frame without a pitch goes on with the `last` [B], octaves above MIDDLE, which is returned as well.
         """
-        up, blocks, heard, *rest = state
-        known = torch.cat([heard.unsqueeze(1), octaves.to(heard.dtype) - MIDDLE], dim=1)
+        known = torch.cat([last.unsqueeze(1), octaves.to(last.dtype) - MIDDLE], dim=1)
         place = torch.arange(known.shape[1], device=known.device) * torch.nn.functional.pad(voiced, (1, 0))
         known = known.gather(1, place.cummax(1).values)
         frames = known[:, 1:].repeat_interleave(x.shape[1] // octaves.shape[1], dim=1)
         off, likely = self.pitch(x).float().unbind(-1)
         pieces = (frames + MIDDLE + CORRECTION * off.tanh()).clamp(LOWEST, HIGHEST)
-        return pieces, likely, (up, blocks, known[:, -1], *rest)
+        return pieces, likely, known[:, -1]
 
     def speak(self, x: Tensor, octaves: Tensor, voiced: Tensor, state: State) -> tuple[Tensor, State]:
         """Map features of pieces [B, n, width] with their pitch [B, n], bool where voiced, to samples [B, n x hop]."""
-        up, blocks, heard, last, rest, turns, count = state
+        last, rest, turns, count = state
         hop, window = self.config.hop, self.config.window
         pulses_log, noise_log = (self.out(x).float() + LEVEL).clamp(max=LOUDEST).chunk(2, dim=-1)
         before = torch.cat([last.unsqueeze(1) + MIDDLE, octaves[:, :-1]], dim=1)
@@ -132,7 +114,7 @@ class HarmonicGenerator(nn.Module):
         place = (count.unsqueeze(1) + torch.arange(octaves.shape[1], device=x.device)) % NOISES
         spectrum = source * minimum_phase(pulses_log) + self.noise[place] * minimum_phase(noise_log)
         samples, rest = overlap_add(torch.fft.irfft(spectrum, n=window), rest)
-        return samples, (up, blocks, heard, octaves[:, -1] - MIDDLE, rest, at[:, -1], count + octaves.shape[1])
+        return samples, (octaves[:, -1] - MIDDLE, rest, at[:, -1], count + octaves.shape[1])
 
 
 def pulse_train(turns: Tensor, cycles: Tensor) -> Tensor:

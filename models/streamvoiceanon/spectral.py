@@ -31,10 +31,8 @@ class SpectralConfig:
     pulses: bool = False
 
 
-class SpectralGenerator(nn.Module):
-    """Features [B, n mel frames, width] to samples [B, n x mel hop]."""
-
-    window: Tensor
+class PieceNetwork(nn.Module):
+    """What a head makes of features before it speaks: the features of pieces, one a hop."""
 
     def __init__(self, width: int, mel_hop: int, config: SpectralConfig) -> None:
         super().__init__()
@@ -45,6 +43,28 @@ class SpectralGenerator(nn.Module):
         self.up = CausalConvTranspose1d(width, width, finer, finer)
         self.blocks = nn.ModuleList(ConvNeXtBlock(width) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
+
+    def initial_piece_state(self, batch: int) -> State:
+        return self.up.initial_state(batch), tuple(block.initial_state(batch) for block in self.blocks)  # type: ignore[operator]
+
+    def pieces(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map mel frames' features [B, n, width] to pieces' [B, n x mel hop / hop, width], and the state on."""
+        up, blocks = state
+        x, up = self.up(x, up)
+        after = []
+        for block, past in zip(self.blocks, blocks, strict=True):
+            x, past = block(x, past)
+            after.append(past)
+        return self.norm(x), (up, tuple(after))
+
+
+class SpectralGenerator(PieceNetwork):
+    """Features [B, n mel frames, width] to samples [B, n x mel hop]."""
+
+    window: Tensor
+
+    def __init__(self, width: int, mel_hop: int, config: SpectralConfig) -> None:
+        super().__init__(width, mel_hop, config)
         self.out = Linear(width, config.window + 2)
         with torch.device("cpu"):
             window = torch.hann_window(config.window)
@@ -53,21 +73,17 @@ class SpectralGenerator(nn.Module):
 
     def initial_state(self, batch: int) -> State:
         rest = self.window.new_zeros(batch, self.config.window - self.config.hop)
-        return self.up.initial_state(batch), tuple(block.initial_state(batch) for block in self.blocks), rest  # type: ignore[operator]
+        return self.initial_piece_state(batch), rest
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Map [B, n, width] to [B, n x mel hop], and the state on."""
-        up, blocks, rest = state
-        x, up = self.up(x, up)
-        after = []
-        for block, past in zip(self.blocks, blocks, strict=True):
-            x, past = block(x, past)
-            after.append(past)
-        log_magnitude, phase = self.out(self.norm(x)).chunk(2, dim=-1)
+        before, rest = state
+        x, before = self.pieces(x, before)
+        log_magnitude, phase = self.out(x).chunk(2, dim=-1)
         spectrum = torch.polar(log_magnitude.float().clamp(max=LOUDEST).exp(), phase.float())
         pieces = torch.fft.irfft(spectrum, n=self.config.window, norm="ortho") * self.window
         samples, rest = overlap_add(pieces, rest)
-        return samples, (up, tuple(after), rest)
+        return samples, (before, rest)
 
 
 def overlap_add(pieces: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:

@@ -201,7 +201,7 @@ def test_who_fell_behind_gets_a_whole_frame_however_short_the_tick_is() -> None:
 def test_a_model_with_frames_is_stepped_when_audio_comes_and_not_at_a_tick() -> None:
     async def scene() -> None:
         engine = new_engine(anonymizer=Identity())
-        engine.prompt, engine.tick = True, 30.0
+        engine.eager, engine.tick = True, 30.0
         session = open_session(engine)
         running = asyncio.create_task(engine.run())
         await asyncio.sleep(0.05)

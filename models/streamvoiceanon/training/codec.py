@@ -115,13 +115,13 @@ class CodecTask:
             return self.reconstruct(batch), {}
         codec, samples = self._codec, batch["samples"]
         x, heard = self._quantized(samples)
-        up, state = codec.initial_decoder_state(len(samples))
+        up, (network, last, source) = codec.initial_decoder_state(len(samples))
         x, _ = codec.quantizer.upsample(x, up)
-        x, state = head.shape(x, state)
-        octaves, likely, state = head.tell(x, *codec.pitch(heard), state)
+        x, _ = head.pieces(x, network)
+        octaves, likely, _ = head.tell(x, *codec.pitch(heard), last)
         with torch.no_grad():
             wanted, voiced = measure(around_ends(samples, head.config.hop, x.shape[1]))
-        made, _ = head.speak(x, torch.where(voiced, wanted, octaves.detach()), voiced, state)
+        made, _ = head.speak(x, torch.where(voiced, wanted, octaves.detach()), voiced, source)
         off = (octaves - wanted).abs() * voiced
         told = {
             "pitch": off.sum() / voiced.sum().clamp(min=1),

@@ -115,12 +115,11 @@ def test_a_frame_without_a_pitch_goes_on_with_the_last(head: HarmonicGenerator) 
     torch.nn.init.zeros_(head.pitch.bias)
     octaves = torch.tensor([[7.0, 0.0, 0.0, 8.0, 0.0]])
     voiced = octaves > 0
-    _, _, *rest = head.initial_state(1)
-    state = ((), (), *rest)
-    whole, _, _ = head.tell(torch.zeros(1, 20, WIDTH), octaves, voiced, state)
+    _, fresh, _ = head.initial_state(1)
+    whole, _, _ = head.tell(torch.zeros(1, 20, WIDTH), octaves, voiced, fresh)
     assert whole[0, ::4].tolist() == [7.0, 7.0, 7.0, 8.0, 8.0]
-    _, _, state = head.tell(torch.zeros(1, 8, WIDTH), octaves[:, :2], voiced[:, :2], state)
-    cut, _, _ = head.tell(torch.zeros(1, 12, WIDTH), octaves[:, 2:], voiced[:, 2:], state)
+    _, _, last = head.tell(torch.zeros(1, 8, WIDTH), octaves[:, :2], voiced[:, :2], fresh)
+    cut, _, _ = head.tell(torch.zeros(1, 12, WIDTH), octaves[:, 2:], voiced[:, 2:], last)
     assert torch.equal(cut, whole[:, 8:])
 
 

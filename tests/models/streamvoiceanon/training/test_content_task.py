@@ -220,8 +220,8 @@ def test_features_tell_the_teacher_too_where_they_are_asked_and_are_figures_of_t
 
 def test_a_lag_asks_for_what_was_said_before(batch: Batch) -> None:
     """A code is asked for the teacher's frame before its own, so for the last frame there is none."""
-    prompt, late = make_task(), make_task(lag=1)
+    plain, late = make_task(), make_task(lag=1)
     changed = {**batch, "teacher": batch["teacher"].clone()}
     changed["teacher"][:, -1] = 100.0  # of the longest utterance
     assert late.validate(changed)["distillation"] == late.validate(batch)["distillation"]
-    assert prompt.validate(changed)["distillation"] != prompt.validate(batch)["distillation"]
+    assert plain.validate(changed)["distillation"] != plain.validate(batch)["distillation"]
