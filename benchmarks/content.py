@@ -1,13 +1,13 @@
-"""What content codes tell: the words, which they should, and the speaker, whom they should not.
+"""What content codes tell: the phonemes, which they should, and the speaker, whom they should not.
 
     python -m benchmarks.content --model FOLDER --learn FOLDER --speech FOLDER
 
-Both folders have a `metadata.csv` (utt_id, speaker_id, path, text), of other people each. From the first a small
-convolutional network learns to spell what was said, by CTC, from the codes alone; on the second its letters are counted
-against the text, once from the codes and once from the codes in another order, which is chance. The same reader on the
-features of Whisper's encoder, at the rate of the codes, is how well it can be done with so much speech to learn from.
-Whom the codes tell is asked of their frequencies in an utterance, compared by their cosine as an attacker compares
-embeddings; GE2E on the same speech is how well that can be done.
+Both folders have a `metadata.csv` (utt_id, speaker_id, path), of other people each; what is said of the second was
+learnt from the first, by linear probes. Phonemes are those of the embedded teacher, which hears the future too, told
+from the codes of REACH frames to each side: once in order, once in another order, which is chance, and once from the
+features of Whisper's encoder, which is how well it can be done. Whom the codes tell is asked of their frequencies in an
+utterance: compared by their cosine as an attacker compares embeddings, and by a linear map of them that learnt to tell
+people apart, trained with cosine softmax. GE2E on the same speech is how well that can be done.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jiwer
 import numpy as np
 import soundfile
 import torch
@@ -26,60 +25,70 @@ from torch import Tensor, nn
 
 from metrics.estimate import Estimate
 from metrics.intervals import ratio_estimate
-from metrics.recognition import normalize
 from metrics.trials import cosine_trials, split_enrolment_trial
 from metrics.verification import evaluate_verification
 from models import registry, speaker
+from models.phones import PhoneHead, distributions
 from models.streamvoiceanon import StreamVoiceAnon
-from models.whisper import Encoding, Whisper
+from models.streamvoiceanon.training.teachers import WhisperTeacher, to_frames
 
-LETTERS = " abcdefghijklmnopqrstuvwxyz'0123456789"  # CTC's blank is 0, a letter its place here and one more
-WIDTH, BATCH, EPOCHS, PEAK_RATE = 192, 16, 30, 2e-3
+REACH = 3  # frames to each side that tell a phoneme
+WIDTH, SCALE = 64, 15.0  # of the embeddings that the speaker probe makes, and of their cosines
+BATCH, EPOCHS, PEAK_RATE = 16, 20, 5e-3
 
 
 @dataclass(frozen=True)
 class Speech:
-    """Recordings at 16 kHz, who spoke, and what was said in lower case."""
+    """Recordings at 16 kHz, and who spoke."""
 
     ids: list[str]
     speakers: list[str]
-    texts: list[str]
     waves: list[NDArray[np.float32]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="model folder of voxveil pretrain")
-    parser.add_argument("--learn", type=Path, required=True, help="speech that the readers learn from")
+    parser.add_argument("--learn", type=Path, required=True, help="speech that the probes learn from")
     parser.add_argument("--speech", type=Path, required=True, help="speech of other people to measure on")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
     model = StreamVoiceAnon.from_pretrained(options.model, precision="float32")
-    whisper = Whisper(registry.resolve(registry.PROFILES["embedded"]["whisper"]).path, threads=options.threads)
+    whisper = WhisperTeacher(registry.resolve(registry.PROFILES["embedded"]["whisper"]).path, options.threads)
+    phones = PhoneHead.load(registry.resolve(registry.PHONES).path)
     learnt, measured = read_speech(options.learn), read_speech(options.speech)
     if common := set(learnt.speakers) & set(measured.speakers):
         raise SystemExit(f"{len(common)} people are in both folders")
-    codes = {speech: encode(model, part) for speech, part in (("learnt", learnt), ("measured", measured))}
-
-    print("| letters read from | CER |\n|---|---|")
     size = 2**model.config.content_encoder.bits
-    torch.manual_seed(0)
-    reader = Reader(nn.Embedding(size, WIDTH))
-    reader.learn(codes["learnt"], learnt.texts)
-    for name, told in (("the codes", codes["measured"]), ("the codes, shuffled", shuffled(codes["measured"]))):
-        print(f"| {name} | {shown(letter_errors(reader.read(told), measured))} |")
-    heard = whisper_frames(model, whisper, learnt)
-    torch.manual_seed(0)
-    reader = Reader(nn.Linear(heard[0].shape[1], WIDTH))
-    reader.learn(heard, learnt.texts)
-    read = reader.read(whisper_frames(model, whisper, measured))
-    print(f"| Whisper's features | {shown(letter_errors(read, measured))} |")
+    codes = [encode(model, part) for part in (learnt, measured)]
+    heard = [whisper.features(part.waves) for part in (learnt, measured)]
+    rate = model.sample_rate / model.frame_samples
+    features, said = [], []
+    for frames_of, codes_of in zip(heard, codes, strict=True):
+        pairs = [(frames, len(own)) for frames, own in zip(frames_of, codes_of, strict=True)]
+        features.append([torch.from_numpy(to_frames(frames, whisper.rate, rate, count)) for frames, count in pairs])
+        likely = [to_frames(distributions(phones, frames), whisper.rate, rate, count) for frames, count in pairs]
+        said.append([torch.from_numpy(own.argmax(1)) for own in likely])
+
+    print("| phonemes told from | as the teacher's |\n|---|---|")
+    inputs = {
+        "the codes": (nn.Embedding(size, len(phones.phones) * (2 * REACH + 1)), codes),
+        "the codes, shuffled": (nn.Embedding(size, len(phones.phones) * (2 * REACH + 1)), [shuffled(c) for c in codes]),
+        "Whisper's features": (nn.Linear(whisper.width, len(phones.phones) * (2 * REACH + 1)), features),
+    }
+    for name, (first, (to_learn, to_read)) in inputs.items():
+        probe = PhoneProbe(first)
+        probe.learn(to_learn, said[0])
+        print(f"| {name} | {shown(agreement(probe, to_read, said[1], measured))} |")
 
     encoder = speaker.load(registry.resolve(registry.PROFILES["embedded"]["speaker"]).path)
-    embeddings = {
+    often = [frequencies(own, size) for own in codes]
+    embeddings: dict[str, NDArray] = {
         "GE2E on the speech": encoder.embed(measured.waves),
-        "frequencies of the codes": frequencies(codes["measured"], size),
+        "frequencies of the codes": often[1],
+        "frequencies of the codes, by a linear probe": probe_speakers(often[0], learnt.speakers, often[1]),
     }
     print("\n| speakers recognised by | EER |\n|---|---|")
     for name, vectors in embeddings.items():
@@ -90,8 +99,7 @@ def read_speech(folder: Path) -> Speech:
     with (folder / "metadata.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     waves = [soundfile.read(folder / row["path"], dtype="float32")[0] for row in rows]
-    texts = ["".join(c for c in text if c in LETTERS) for text in normalize([row["text"] for row in rows], "en")]
-    return Speech([row["utt_id"] for row in rows], [row["speaker_id"] for row in rows], texts, waves)
+    return Speech([row["utt_id"] for row in rows], [row["speaker_id"] for row in rows], waves)
 
 
 def encode(model: StreamVoiceAnon, speech: Speech) -> list[Tensor]:
@@ -100,72 +108,66 @@ def encode(model: StreamVoiceAnon, speech: Speech) -> list[Tensor]:
     return [model.encode_content(torch.from_numpy(wave)) // pitches for wave in speech.waves]
 
 
-def whisper_frames(model: StreamVoiceAnon, whisper: Whisper, speech: Speech) -> list[Tensor]:
-    """Whisper's features [frames, width], the mean of those that a frame of codes lasts."""
-    times = round(50 * model.frame_samples / model.sample_rate)
-    return [
-        torch.from_numpy(features[: len(features) // times * times]).unflatten(0, (-1, times)).mean(1)
-        for features in map(real_frames, whisper.encode(speech.waves))
-    ]
-
-
-def real_frames(encoding: Encoding) -> NDArray[np.float32]:
-    """The frames of all windows that cover audio."""
-    parts = zip(encoding.windows, encoding.frames, strict=True)
-    return np.concatenate([window[:count] for window, count in parts]).astype(np.float32)
-
-
-class Reader(nn.Module):
-    """Spells what was said: convolutions, over what `first` makes of codes or features."""
+class PhoneProbe(nn.Module):
+    """The logits of a frame's phoneme are the sum of what `first` makes of each of its neighbours, by their place."""
 
     def __init__(self, first: nn.Module) -> None:
         super().__init__()
         self.first = first
-        self.layers = nn.ModuleList(nn.Conv1d(WIDTH, WIDTH, 7, padding="same", dilation=d) for d in (1, 1, 2, 4))
-        self.last = nn.Linear(WIDTH, len(LETTERS) + 1)
 
-    def forward(self, items: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Map items [n, ...] to log-probabilities [longest n, items, letters] and their lengths."""
-        lengths = torch.tensor([len(item) for item in items])
-        x = F.dropout(self.first(nn.utils.rnn.pad_sequence(list(items), batch_first=True)), 0.2, self.training)
-        x = x.transpose(1, 2)
-        for layer in self.layers:
-            x = x + F.dropout(F.gelu(layer(x)), 0.2, self.training)
-        return self.last(x.transpose(1, 2)).log_softmax(-1).transpose(0, 1), lengths
+    def forward(self, item: Tensor) -> Tensor:
+        """Map codes [n], or features [n, width], to logits [n, phones]."""
+        parts = self.first(item).unflatten(-1, (2 * REACH + 1, -1))  # (n, places, phones)
+        padded = F.pad(parts, (0, 0, 0, 0, REACH, REACH))
+        moved = [padded[place : place + len(parts), place] for place in range(2 * REACH + 1)]
+        return torch.stack(moved).sum(0)
 
-    def learn(self, items: Sequence[Tensor], texts: Sequence[str]) -> None:
-        steps = EPOCHS * -(-len(items) // BATCH)
+    def learn(self, items: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
+        groups = batches(len(items))
         optimizer = torch.optim.AdamW(self.parameters(), weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps)
-        random = np.random.default_rng(0)
-        self.train()
-        for _ in range(EPOCHS):
-            for rows in np.array_split(random.permutation(len(items)), -(-len(items) // BATCH)):
-                likely, lengths = self([items[row] for row in rows])
-                spelled = [torch.tensor([LETTERS.index(c) + 1 for c in texts[row]]) for row in rows]
-                wanted = torch.tensor([len(text) for text in spelled])
-                loss = F.ctc_loss(likely, torch.cat(spelled), lengths, wanted, zero_infinity=True)
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(self.parameters(), 1.0)
-                optimizer.step()
-                schedule.step()
-        self.eval()
-
-    @torch.inference_mode()
-    def read(self, items: Sequence[Tensor]) -> list[str]:
-        """The likeliest letter of each frame, repetitions and blanks left out."""
-        texts = []
-        for item in items:
-            best = torch.unique_consecutive(self([item])[0][:, 0].argmax(-1)).tolist()
-            texts.append("".join(LETTERS[place - 1] for place in best if place))
-        return texts
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=len(groups))
+        for rows in groups:
+            loss = F.cross_entropy(
+                torch.cat([self(items[row]) for row in rows]),
+                torch.cat([wanted[row] for row in rows]),
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
 
 
-def letter_errors(read: Sequence[str], speech: Speech) -> Estimate:
-    counts = [jiwer.process_characters(wanted, found) for wanted, found in zip(speech.texts, read, strict=True)]
-    errors = [count.substitutions + count.deletions + count.insertions for count in counts]
-    return ratio_estimate(errors, [len(text) for text in speech.texts], speech.speakers, 0)
+@torch.inference_mode()
+def agreement(probe: PhoneProbe, items: Sequence[Tensor], wanted: Sequence[Tensor], speech: Speech) -> Estimate:
+    """How often the likeliest phoneme is the teacher's."""
+    right = [int((probe(item).argmax(-1) == own).sum()) for item, own in zip(items, wanted, strict=True)]
+    return ratio_estimate(right, [len(item) for item in items], speech.speakers, 0)
+
+
+def probe_speakers(learnt: NDArray, speakers: Sequence[str], measured: NDArray) -> NDArray:
+    """Embed `measured` [utterances, codes] by a linear map that tells apart the `speakers` of `learnt`."""
+    numbers = torch.from_numpy(np.unique(speakers, return_inverse=True)[1])
+    rows = torch.from_numpy(learnt).float()
+    probe, voices = nn.Linear(rows.shape[1], WIDTH, bias=False), nn.Embedding(int(numbers.max()) + 1, WIDTH)
+    groups = batches(len(rows))
+    optimizer = torch.optim.AdamW([*probe.parameters(), *voices.parameters()], weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=len(groups))
+    for group in groups:
+        cosines = F.normalize(probe(rows[group]), dim=1) @ F.normalize(voices.weight, dim=1).T
+        loss = F.cross_entropy(SCALE * cosines, numbers[group])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    with torch.inference_mode():
+        return probe(torch.from_numpy(measured).float()).numpy()
+
+
+def batches(count: int) -> list[NDArray[np.intp]]:
+    """Every item once an epoch, in a shuffled order."""
+    random = np.random.default_rng(0)
+    split = -(-count // BATCH)
+    return [rows for _ in range(EPOCHS) for rows in np.array_split(random.permutation(count), split)]
 
 
 def shuffled(codes: Sequence[Tensor]) -> list[Tensor]:

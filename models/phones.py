@@ -4,6 +4,7 @@ The head is this project's own, trained by `pipelines.train_phones` on synthetic
 said what. It hears the past and the future, and is a teacher for networks that may not.
 """
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 
 PAUSE = ""  # the phoneme of silence
 STRESS, LENGTH = frozenset("\u02c8\u02cc"), "\u02d0"  # they belong to the vowel that follows, or that was before
-UNSPOKEN = STRESS | {LENGTH, " "}  # the last is the gap between two words
+UNKNOWN = "unknown"  # stands in an alignment for what could not be aligned
+UNSPOKEN = STRESS | {LENGTH, UNKNOWN, " "}  # the last is the gap between two words
+TRUST = 0.6  # of an alignment against what the head hears
 PUNCTUATION = frozenset('.,;:!?—…"()“”')
 LONGEST_GAP = 0.1  # seconds: a longer gap between two words is a pause
 
@@ -80,6 +83,27 @@ def phones_at(names: Sequence[str], ends: Sequence[float], frames: int, rate: fl
             said[place] = said[place - 1]
     middles = (np.arange(frames) + 0.5) / rate
     return [said[min(place, len(said) - 1)] for place in np.searchsorted(ends, middles, side="right")]
+
+
+def read_alignment(path: Path) -> tuple[list[str], list[float]]:
+    """Read a synthesizer's tokens and when each of them ends, in seconds: a token and its end a line."""
+    with path.open(newline="", encoding="utf-8") as file:
+        said = list(csv.reader(file))
+    return [name for name, _ in said], [float(end) for _, end in said]
+
+
+def trusting(heard: NDArray[np.floating], known: Sequence[str], said: Sequence[str | None]) -> NDArray[np.float32]:
+    """Return probabilities [n, phones] that are mostly what was `said` in each frame, where that is known.
+
+    `known` names the phonemes of what was `heard`, [n, phones].
+    """
+    place = {phone: number for number, phone in enumerate(known)}
+    told = heard.astype(np.float32)
+    for frame, phone in enumerate(said):
+        if phone in place:
+            told[frame] *= 1.0 - TRUST
+            told[frame, place[phone]] += TRUST
+    return told
 
 
 def _phone(name: str, seconds: float) -> str | None:

@@ -2,8 +2,10 @@
 frames: how long an utterance is for those networks."""
 
 import zlib
+from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from numpy.typing import NDArray
 
@@ -28,20 +30,31 @@ class CountFrames:
 
 
 class ComputeCodes:
-    """Adds `frames`, `content` [frames], `acoustic` [codebooks x frames], `style` and `timbre` [timbre_latents x
-    width] of each wave at the model's rate; a wave that the model refuses gets a reason.
+    """Adds `frames`, `content` [draws x frames], `acoustic` [codebooks x frames], `style` and `timbre` [timbre_latents
+    x width] of each wave at the model's rate; a wave that the model refuses gets a reason.
 
-    A wave is cut to whole frames; those that are set aside have no codes. Of a share `perturbed` of the utterances,
-    drawn by id and `seed`, the content is that of the words in another voice (see `training.perturb`), so that what
-    content codes still tell of a speaker is of no use to who learns from them.
+    A wave is cut to whole frames; those that are set aside have no codes. The content is heard `draws` times. Of a
+    share `perturbed` of the times, drawn by id and `seed`, it is that of the words in another voice (see
+    `training.perturb`), so that what content codes still tell of a speaker is of no use to who learns from them. Where
+    the folder `heard` has a recording <utt_id>.flac, the same words at the same moments by somebody else, that is heard
+    every second time, and where there is one time, that time; its pitch, where codes have one, stays the voice's.
     """
 
     needs = ("utt_id", "wave", "reason", "detail")
     adds = COLUMNS
 
-    def __init__(self, model: str, device: str, perturbed: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: str,
+        device: str,
+        perturbed: float = 0.0,
+        seed: int = 0,
+        draws: int = 1,
+        heard: str | None = None,
+    ) -> None:
         self.model = StreamVoiceAnon.from_pretrained(model, precision="float32", device=device)
-        self.perturbed, self.seed = perturbed, seed
+        self.perturbed, self.seed, self.draws = perturbed, seed, draws
+        self.heard = Path(heard) if heard else None
 
     def __call__(self, batch: Batch) -> Batch:
         rows = []
@@ -61,9 +74,30 @@ class ComputeCodes:
         }
 
     def content(self, utt_id: str, wave: NDArray[np.float32], plain: torch.Tensor) -> torch.Tensor:
-        """Return the content codes [frames] to learn from: the `plain` ones, or those of a perturbed wave."""
+        """Return the content codes [draws x frames] to learn from; `plain` are those of the wave as it is."""
         random = np.random.default_rng([self.seed, zlib.crc32(utt_id.encode())])
-        if random.random() >= self.perturbed:
-            return plain
-        changed = perturb(wave, self.model.sample_rate, random)
-        return self.model.encode_content(torch.from_numpy(changed))[: len(plain)]
+        other = self.by_somebody_else(utt_id, len(wave))
+        drawn = []
+        for draw in range(self.draws):
+            turn = draw % 2 == 1 or self.draws == 1
+            said = other if other is not None and turn else wave
+            if random.random() < self.perturbed:
+                codes = self.model.encode_content(torch.from_numpy(perturb(said, self.model.sample_rate, random)))
+            elif said is wave:
+                codes = plain
+            else:
+                codes = self.model.encode_content(torch.from_numpy(said))
+            codes = codes[: len(plain)]
+            if said is other and (pitches := self.model.config.content_encoder.pitch_codes):
+                codes = codes // pitches * pitches + plain % pitches
+            drawn.append(codes)
+        return torch.cat(drawn)
+
+    def by_somebody_else(self, utt_id: str, samples: int) -> NDArray[np.float32] | None:
+        """Return what is heard instead of the voice, cut or padded to as many `samples`; None where nothing is."""
+        if self.heard is None or utt_id != Path(utt_id).name or not (path := self.heard / f"{utt_id}.flac").is_file():
+            return None
+        wave, rate = soundfile.read(path, dtype="float32")
+        if wave.ndim > 1 or rate != self.model.sample_rate:
+            raise ValueError(f"heard: {rate} Hz, {wave.ndim} channels, where the model hears {self.model.sample_rate}")
+        return np.pad(wave, (0, max(0, samples - len(wave))))[:samples]

@@ -1,6 +1,7 @@
 """Teach: what a teacher hears in an utterance, frame by frame, at the frame rate of the codes."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from operators.anonymize import Anonymize
 from operators.decode import Batch, object_array
 
 if TYPE_CHECKING:
-    from models.streamvoiceanon.training.teachers import Teacher
+    from models.streamvoiceanon.training.teachers import Frames, Teacher
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,24 @@ def load_teacher(name: str, weights: str, device: str) -> "Teacher":
 
 
 class Teach:
-    """Adds `teacher` [frames x width] and `teacher_width`, for waves at `sample_rate` with `frames` at `frame_rate`."""
+    """Adds `teacher` [frames x width] and `teacher_width`, for waves at `sample_rate` with `frames` at `frame_rate`.
 
-    needs = ("wave", "frames", "reason")
+    Where the folder `alignments` says when which phoneme was said, the teacher of phonemes is corrected by it.
+    """
+
+    needs = ("utt_id", "wave", "frames", "reason")
     adds = ("teacher", "teacher_width")
 
-    def __init__(self, teacher: str, weights: str, sample_rate: int, frame_rate: float, device: str) -> None:
+    def __init__(
+        self,
+        teacher: str,
+        weights: str,
+        sample_rate: int,
+        frame_rate: float,
+        device: str,
+        alignments: str | None = None,
+    ) -> None:
+        self.alignments = Path(alignments) if alignments else None
         self.teacher = load_teacher(teacher, weights, device)
         self.sample_rate, self.frame_rate = sample_rate, frame_rate
 
@@ -66,8 +79,23 @@ class Teach:
         rows = [index for index, reason in enumerate(batch["reason"]) if not reason]
         waves = [Anonymize.resample(batch["wave"][row], self.sample_rate, self.teacher.sample_rate) for row in rows]
         taught = [np.zeros(0, np.float32)] * len(batch["reason"])
-        for row, features in zip(rows, self.teacher.features(waves), strict=True):
+        for row, heard in zip(rows, self.teacher.features(waves), strict=True):
+            features = self.corrected(heard, batch["utt_id"][row])
             frames = to_frames(features, self.teacher.rate, self.frame_rate, int(batch["frames"][row]))
             taught[row] = frames.flatten()
         width = np.full(len(taught), self.teacher.width)
         return batch | {"teacher": object_array(taught), "teacher_width": width}
+
+    def corrected(self, heard: "Frames", utt_id: str) -> "Frames":
+        """Return the teacher's frames with the phonemes of an alignment, where there is one."""
+        from models.phones import phones_at, read_alignment, trusting
+        from models.streamvoiceanon.training.teachers import PhoneTeacher
+
+        if self.alignments is None or not isinstance(self.teacher, PhoneTeacher):
+            return heard
+        path = self.alignments / f"{utt_id}.csv"
+        if utt_id != Path(utt_id).name or not path.is_file():
+            return heard
+        phones = len(self.teacher.phones)
+        said = phones_at(*read_alignment(path), len(heard), self.teacher.rate)
+        return np.concatenate([trusting(heard[:, :phones], self.teacher.phones, said), heard[:, phones:]], axis=1)

@@ -123,17 +123,21 @@ def prepare_stage(stage: Stage, job: PretrainJob, base: Base, track: "Track") ->
     teacher, model = "none", "none"
     steps: list[Any]
     if stage == "lm":
-        drawn = {"perturbed": job.perturbed, "seed": job.training.seed}
+        drawn: dict[str, Any] = {"perturbed": job.perturbed, "seed": job.training.seed, "draws": job.draws}
+        if job.heard is not None:
+            drawn["heard"] = str(job.heard.absolute())
         steps = [(ComputeCodes, {"model": str(base.folder), "device": device, **drawn})]
         columns, model = codes_columns(), codes_digest(base)
-        if job.perturbed:
+        if job.perturbed or job.heard or job.draws > 1:
             model += " " + " ".join(f"{name} {value}" for name, value in drawn.items())
     else:
         steps, columns = [(CountFrames, {"frame_samples": frames.samples})], {"frames": pa.int32()}
         if stage == "content":
             weights = TEACHERS[job.teacher].weights or ""
             teacher = f"{job.teacher} {digest_of(registry.resolve(weights).digests)}"
-            steps.append((Teach, {"teacher": job.teacher, "weights": weights, "device": device, **rates}))
+            aligned = {"alignments": str(job.alignments.absolute())} if job.alignments else {}
+            teacher += "".join(f" {name} {value}" for name, value in aligned.items())
+            steps.append((Teach, {"teacher": job.teacher, "weights": weights, "device": device, **rates, **aligned}))
             columns |= {"teacher": pa.list_(pa.float32()), "teacher_width": pa.int32()}
         steps.append((Encode, {"sample_rate": frames.sample_rate}))
         columns |= {"audio": AUDIO_TYPE}
@@ -177,7 +181,7 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             own = {key: value.clone() for key, value in weights.items()}  # those are mapped, training writes to these
             load_networks({NETWORKS[stage]: network}, {NETWORKS[stage]: own})
     elif stage == "content" and sizes.content_encoder.whisper is not None:
-        load_whisper(network.backbone, registry.resolve(WHISPER).path)
+        load_whisper(network.backbone, registry.resolve(job.whisper or WHISPER).path)
     if stage == "lm":
         codebook = base_of(stage, job).states["content_encoder"].get(CODEBOOK)
         share_codes(
@@ -237,6 +241,7 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
         certainty_weight=job.certainty_weight,
         diversity_weight=job.diversity_weight,
         feature_weight=job.feature_weight,
+        trunk_pace=job.trunk_pace,
         speakers=len(feed.speakers) if job.forgetting_weight else 0,
         forgetting_weight=job.forgetting_weight,
         spelling_weight=job.spelling_weight,

@@ -22,6 +22,15 @@ def pretrain(
     start: Annotated[
         str | None, typer.Option(help="Model folder whose weights to begin from; random ones without.")
     ] = None,
+    whisper: Annotated[
+        str | None, typer.Option(help="content: URI of the Whisper to begin the trunk with; the embedded one without.")
+    ] = None,
+    alignments: Annotated[
+        Path | None, typer.Option(help="content: folder of <utt_id>.csv, when which phoneme was said.")
+    ] = None,
+    heard: Annotated[
+        Path | None, typer.Option(help="lm: folder of <utt_id>.flac, the same words at the same moments by others.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint.")] = False,
 ) -> None:
     """Train the networks of an anonymizer from random weights: content, then codec, then lm.
@@ -34,7 +43,9 @@ def pretrain(
     from pipelines.training.pretrain_job import load_pretrain
     from pipelines.training.told import tell_ending
 
-    job = load_pretrain(stage, config, index=index, name=name, output=output, start=start)
+    given = {"index": index, "name": name, "output": output, "start": start}
+    given |= {"whisper": whisper, "alignments": alignments, "heard": heard}
+    job = load_pretrain(stage, config, **given)
     with tracking_progress(console) as track:
         ending = train_stage(stage, job, resume, track)
     tell_ending(ending, job.folder(stage) / "training", console)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from models.phones import PhoneHead, phones_at
+from models.phones import PhoneHead, phones_at, read_alignment
 from models.registry import PROFILES, resolve
 from models.streamvoiceanon.training.teachers import WhisperTeacher
 
@@ -72,9 +72,7 @@ def read_corpus(folder: Path, whisper: WhisperTeacher) -> list[Utterance]:
             continue
         wave, rate = soundfile.read(folder / row["path"], dtype="float32")
         (frames,) = whisper.features([soxr.resample(wave, rate, whisper.sample_rate)])
-        with alignment.open(newline="", encoding="utf-8") as file:
-            said = list(csv.reader(file))
-        names, ends = [name for name, _ in said], [float(end) for _, end in said]
+        names, ends = read_alignment(alignment)
         corpus.append((row["speaker_id"], frames.astype(np.float16), phones_at(names, ends, len(frames), whisper.rate)))
     return corpus
 

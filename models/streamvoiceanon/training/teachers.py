@@ -67,6 +67,7 @@ class PhoneTeacher:
 
         self._whisper = WhisperTeacher(whisper, threads, device)
         self._head = PhoneHead.load(head)
+        self.phones = self._head.phones
         self.width = len(self._head.phones) + PROSODY
 
     def features(self, waves: Sequence[Wave]) -> list[Frames]:

@@ -53,6 +53,16 @@ def codes_row(speaker: int, emotion: str, number: int) -> dict[str, Any]:
     }
 
 
+def test_a_training_item_has_one_of_the_contents_that_were_drawn(tmp_path: Path) -> None:
+    rows = [codes_row(speaker, emotion, 0) for speaker in range(3) for emotion in ("neutral", "sad")]
+    for row in rows:
+        row["content"] = [draw for draw in (7, 8, 9) for _ in range(row["frames"])]
+    feed = CodesFeed(write_parts(tmp_path / "parts", codes_columns(), rows), SETTINGS, 2, teacher=False)
+    seen = {int(code) for number in range(12) for code in feed.batch(number)["content"][:, 0]}
+    assert seen == {7, 8, 9}
+    assert {int(code) for batch in feed.validation() for code in batch["content"].unique()} <= {0, 7}
+
+
 @pytest.fixture
 def parts(tmp_path: Path) -> Path:
     rows = [codes_row(s, emotion, n) for s in range(5) for emotion in ("neutral", "happy", "sad") for n in range(3)]

@@ -23,7 +23,7 @@ from test_codes_feed import write_parts
 from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
 from operators.codes import ComputeCodes, CountFrames
 from operators.decode import object_array
-from operators.encode import Encode
+from operators.encode import Encode, encode_flac
 from operators.schema import AUDIO_TYPE, InputError
 from pipelines.finetune import build_finetune, codes_columns, feed_of, same_base, teacher_of
 from pipelines.finetune_evaluation import write_held_out, write_voices
@@ -115,6 +115,22 @@ def test_content_is_heard_in_another_voice_where_it_is_wanted(model: Path, rows:
     assert [len(codes) for codes in plain] == [len(codes) for codes in changed]
     assert any(not np.array_equal(a, b) for a, b in zip(plain, changed, strict=True))
     assert all(np.array_equal(a, b) for a, b in zip(changed, again, strict=True))
+
+
+def test_content_is_heard_in_somebody_elses_voice_every_second_time(
+    model: Path, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    waves = waves_of(rows)
+    name = waves["utt_id"][0]
+    (tmp_path / f"{name}.flac").write_bytes(encode_flac(waves["wave"][1], 16_000))
+    plain = ComputeCodes(str(model), "cpu")(dict(waves))["content"]
+    drawn = ComputeCodes(str(model), "cpu", draws=3, heard=str(tmp_path))(dict(waves))["content"]
+    first, other, third = drawn[0].reshape(3, -1)
+    shared = min(len(plain[0]), len(plain[1])) - 1
+    assert np.array_equal(first, plain[0])
+    assert np.array_equal(third, plain[0])
+    assert np.array_equal(other[:shared], plain[1][:shared])
+    assert np.array_equal(drawn[1].reshape(3, -1), np.stack([plain[1]] * 3)), "who has no other is heard each time"
 
 
 def test_a_stage_of_other_sizes_is_refused_and_the_language_model_comes_last(model: Path, tmp_path: Path) -> None:
