@@ -3,11 +3,12 @@
     export VOXVEIL_KEY=…
     python -m benchmarks.ablation --config mini --index corpus/index.parquet --model base/ --output FOLDER
 
-`--index` has speakers and emotions, and holds its audio (`voxveil prepare folder … --embed`). A third of its speakers
-are set aside before anything else and heard by no training; of the others some are held out to choose each training's
-best step. All three trainings see the same speakers for as many steps, and all four models are measured on the same
-speech in the same voices. Where no distillation moves the model, a probe learns beside it what the hidden states tell
-of the teacher's frames. `--words` names speech in the recogniser's language, with texts, for the word error rate.
+`--index` has speakers and emotions, and holds its audio (`voxveil prepare folder … --embed`). A third of its speakers,
+or those of `--aside`, are set aside before anything else and heard by no training; of the others some are held out to
+choose each training's best step. All three trainings see the same speakers for as many steps, and all four models are
+measured on the same speech in the same voices. Where no distillation moves the model, a probe learns beside it what the
+hidden states tell of the teacher's frames. `--words` names speech in the recogniser's language, with texts, for the
+word error rate.
 
 Trainings that are there already are resumed, so the command may be cut and repeated. Prints a table, whose figures
 carry 95 % intervals over speakers and a star where the audit does not trust them, and how the losses of held-out
@@ -78,10 +79,11 @@ def main() -> None:
     parser.add_argument("--index", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--aside", nargs="+", help="speakers to set aside and measure; a third, drawn, without")
     parser.add_argument("--words", help="index of speech with texts in the recogniser's language")
     parser.add_argument("--utterances", type=int, default=40, help="how many of --words are spoken")
     options = parser.parse_args()
-    heard, unheard = set_aside(options.index, options.output)
+    heard, unheard = set_aside(options.index, options.output, options.aside)
     given: dict[str, object] = {
         "index": heard,
         "model": options.model,
@@ -108,13 +110,16 @@ def job_of(config: str, title: str, given: Mapping[str, object], changed: Mappin
     return job.model_copy(update={"training": job.training.model_copy(update={"patience": None})})
 
 
-def set_aside(index: str, output: Path) -> tuple[str, str]:
+def set_aside(index: str, output: Path, aside: list[str] | None = None) -> tuple[str, str]:
     """Write an index of the speakers to train on and one of those to measure; return both. Raises InputError."""
     table = open_index(index)[0].to_table()
     if pc.any(pc.is_null(pc.struct_field(table["audio"], "bytes"))).as_py():
         raise InputError(f"{index}: some audio lies in files beside the index: `voxveil prepare folder … --embed`")
-    speakers = np.random.default_rng(SEED).permutation(sorted(set(table["speaker_id"].to_pylist())))
-    chosen = pc.is_in(table["speaker_id"], pc.cast(list(speakers[: round(len(speakers) * SET_ASIDE)]), "string"))
+    known = sorted(set(table["speaker_id"].to_pylist()))
+    if missing := set(aside or ()) - set(known):
+        raise InputError(f"--aside: nobody in {index} is called {', '.join(sorted(missing))}")
+    measured = aside or list(np.random.default_rng(SEED).permutation(known)[: round(len(known) * SET_ASIDE)])
+    chosen = pc.is_in(table["speaker_id"], pc.cast(measured, "string"))
     output.mkdir(mode=0o700, parents=True, exist_ok=True)
     written = []
     for name, part in (("heard", table.filter(pc.invert(chosen))), ("unheard", table.filter(chosen))):

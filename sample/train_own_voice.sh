@@ -20,7 +20,8 @@ set -eu
 speech=$1 real=$2 whisper=$(realpath "$3") output=$4
 bin=$(dirname "$0")/../.venv/bin
 prepare() { "$bin/voxveil" prepare folder "$1" --embed --output "$2"; }
-mkdir -p "$output/content" "$output/lm" "$output/six" "$output/few" "$output/held" "$output/alignments"
+mkdir -p "$output/content" "$output/lm" "$output/six" "$output/few" "$output/unheld" "$output/chosen" \
+    "$output/alignments"
 
 # Readers whom the content stage holds out (by its seed): nothing below is trained on them, and they choose the voices.
 held='^(2436|2836|2843|322|3240|3242|3857|412|4406|6181|6836|7278|8014)-'
@@ -31,10 +32,10 @@ held='^(2436|2836|2843|322|3240|3242|3857|412|4406|6181|6836|7278|8014)-'
 cp "$speech"/synthetic/alignments/*.csv "$speech"/again/told/*.csv "$output/alignments/"
 prepare "$real/librispeech-voices" "$output/content/libri.parquet"
 prepare "$speech/pieces" "$output/content/pieces.parquet"
-ln -sfn "$(realpath "$real/emodb/audio")" "$output/six/audio"
+cp -r "$real/emodb/audio" "$output/six/"
 grep -E '^utt_id|,emodb-(03|08|09|10|11|12),' "$real/emodb/metadata.csv" > "$output/six/metadata.csv"
 prepare "$output/six" "$output/content/emodb.parquet"
-ln -sfn "$(realpath "$speech/synthetic/audio")" "$output/few/audio"
+cp -r "$speech/synthetic/audio" "$output/few/"
 awk -F, 'NR == 1 || ($2 ~ /^v[0-9]+$/ && ++n <= 384)' "$speech/synthetic/metadata.csv" > "$output/few/metadata.csv"
 prepare "$output/few" "$output/content/synthetic.parquet"
 "$bin/voxveil" pretrain content --config small --index "$output/content" --name signs --output "$output" \
@@ -48,9 +49,9 @@ prepare "$speech/synthetic" "$output/lm/synthetic.parquet"
 "$bin/voxveil" pretrain codec --config small-adversarial --index "$output/lm/synthetic.parquet" --name own \
     --start "$output/small/model" --output "$output"
 prepare "$speech/disguised" "$output/lm/disguised.parquet"
-ln -sfn "$(realpath "$speech/again/audio")" "$output/held/audio"
-grep -vE "$held" "$speech/again/metadata.csv" > "$output/held/metadata.csv"
-prepare "$output/held" "$output/lm/again.parquet"
+cp -r "$speech/again/audio" "$output/unheld/"
+grep -vE "$held" "$speech/again/metadata.csv" > "$output/unheld/metadata.csv"
+prepare "$output/unheld" "$output/lm/again.parquet"
 "$bin/voxveil" pretrain lm --config small --index "$output/lm" --name own --output "$output" \
     --heard "$speech/again/heard"
 
@@ -58,8 +59,7 @@ prepare "$output/held" "$output/lm/again.parquet"
 "$bin/voxveil" voices build "$speech/synthetic/metadata.csv" "$output/voices.parquet" \
     --model "$output/streamvoiceanon" --neutral
 # Half of the voices, those that speak best: by what the readers say who were held out.
-mkdir -p "$output/chosen"
-ln -sfn "$(realpath "$speech/pieces/audio")" "$output/chosen/audio"
+cp -r "$speech/pieces/audio" "$output/chosen/"
 grep -E "^utt_id|$held" "$speech/pieces/metadata.csv" > "$output/chosen/metadata.csv"
 "$bin/python" -m benchmarks.bank --model "$output/streamvoiceanon" --voices "$output/voices.parquet" \
     --speech "$output/chosen" --utterances 4 --keep 72 --into "$output/streamvoiceanon/voices.parquet"

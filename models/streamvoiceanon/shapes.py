@@ -46,13 +46,13 @@ SMALL = replace(
     MINI,
     content_encoder=ContentEncoderConfig(
         depths=(),
-        widths=(384,),
-        heads=6,
-        hidden=768,
-        layers=3,
+        widths=(512,),
+        heads=8,
+        hidden=1024,
+        layers=1,
         window=128,
         bits=12,
-        whisper=WhisperConfig(),
+        whisper=WhisperConfig(width=512, heads=8, hidden=2048),  # four of Whisper base's six layers
         code_width=16,
         pitch_codes=32,
     ),

@@ -34,11 +34,11 @@ class ContentTaskConfig:
     and what follows counts by `prosody_weight` (0 phones: all of it is features). `reach` is how many frames before and
     after its own the head may read (the language model reads ahead as well, by its delay). A code tells the teacher's
     frame of `lag` frames before: it has heard so much of what follows, and the latency is the language model's delay,
-    which has to be as much longer. `sharpness` is that of the soft assignment to codes. `feature_weight` is how much it
-    counts that the features, before they are quantized, tell the teacher's frames as well, by a head of their own; 0
-    leaves it out. `trunk_pace` is the share of the learning rate for the trunk, which knows much already where it begins
-    with another network's weights. `speakers` is how many there are to forget; 0 leaves the classifier out, and a
-    `spelling_weight` of 0 the speller.
+    which has to be as much longer. `sharpness` is that of the soft assignment to codes. `feature_weight` is how much
+    it counts that the features, before they are quantized, tell the teacher's frames as well, by a head of their own;
+    0 leaves it out. `trunk_pace` is the share of the learning rate for the trunk, which knows much already where it
+    begins with another network's weights. `speakers` is how many there are to forget; 0 leaves the classifier out, and
+    a `spelling_weight` of 0 the speller.
     """
 
     teacher_width: int
