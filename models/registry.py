@@ -100,9 +100,9 @@ KNOWN: Mapping[str, Known] = {
         licence="Apache-2.0",
         source="this project's own, trained by sample/train_own_voice.sh",
         digests={
-            "streamvoiceanon.json": "16a1e3a97ea37c9c78dc1a11c83a95123db79aa62f091c316593e7cea7ff42bc",
-            "streamvoiceanon.safetensors": "1de03e1b92de4c43788b70808a611c6172322afe4f395318da46513014d9eebb",
-            "voices.parquet": "047e3b2ff0a6d570ba288bc25a81720b916329d15f3c9d8e730375e0aee15ccd",
+            "streamvoiceanon.json": "3282ff2fec3554a7f6af527409a5b22f11b3d9dbb99cbdb2e1472a76411935ce",
+            "streamvoiceanon.safetensors": "dfa062c9fa9b361d9ec25baab6ee086b48430db2f456adbf4083f1ee37f5e930",
+            "voices.parquet": "1e0c860a5c4cdb104ba12974176106eb37fbd39b876b747ee98dcfcd697966f6",
         },
     ),
     PHONES: Known(
