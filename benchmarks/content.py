@@ -34,7 +34,7 @@ from models.streamvoiceanon.training.teachers import WhisperTeacher, to_frames
 
 REACH = 3  # frames to each side that tell a phoneme
 WIDTH, SCALE = 64, 15.0  # of the embeddings that the speaker probe makes, and of their cosines
-BATCH, EPOCHS, PEAK_RATE = 16, 20, 5e-3
+BATCH, EPOCHS, PEAK_RATE = 16, 20, 2e-2
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,8 @@ class PhoneProbe(nn.Module):
     def __init__(self, first: nn.Module) -> None:
         super().__init__()
         self.first = first
+        for weights in first.parameters():
+            nn.init.zeros_(weights)  # codes that were hardly seen say nothing then, and not something at random
 
     def forward(self, item: Tensor) -> Tensor:
         """Map codes [n], or features [n, width], to logits [n, phones]."""
