@@ -90,7 +90,7 @@ def align(first: NDArray[np.floating], second: NDArray[np.floating]) -> tuple[fl
 
 
 def warp(wave: Wave, path: NDArray[np.float64], count: int, rate: float = 50.0) -> Wave:
-    """Return `count` samples in which the moment i / `rate` sounds like the wave at `path[i]` seconds.
+    """Map a wave [n] at RATE to [count]: the moment i / `rate` sounds like the wave at `path[i]` seconds.
 
     Segments are taken where they go on best from the one before, within REACH of where the path wants them, and
     crossed over, so that pitch stays what it was.
@@ -110,8 +110,6 @@ def warp(wave: Wave, path: NDArray[np.float64], count: int, rate: float = 50.0) 
             begin += int((np.correlate(around, following, mode="valid") / energy).argmax()) - REACH
         moved[centre : centre + SEGMENT] += window * padded[begin : begin + SEGMENT]
         following = padded[begin + half : begin + half + SEGMENT]
-        if len(following) < SEGMENT:
-            following = np.pad(following, (0, SEGMENT - len(following)))
     return moved[half : half + count]
 
 

@@ -33,6 +33,7 @@ from pipelines.training.run_folder import begin, training_digest
 if TYPE_CHECKING:
     from models.streamvoiceanon import Config
     from models.streamvoiceanon.training.task import Task
+    from models.streamvoiceanon.whisper_trunk import WhisperTrunk
     from pipelines.progress import Track
     from pipelines.training.feed import Feed
     from pipelines.training.loop import Ending
@@ -90,6 +91,10 @@ def base_of(stage: Stage, job: PretrainJob) -> Base:
             "shape: an encoder with a codebook is trained by signs, as small-signs is, and gets its codebook from "
             "`python -m pipelines.fit_codebook`"
         )
+    if stage == "content" and job.start is None and sizes.content_encoder.whisper is not None:
+        from models.streamvoiceanon.whisper_trunk import WhisperTrunk
+
+        begin_with_whisper(WhisperTrunk(sizes.content_encoder.whisper), job.whisper or WHISPER)  # before all the work
     if job.model.exists():
         base = read_base(str(job.model))
         if base.config != sizes:
@@ -167,7 +172,6 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
     )
     from models.streamvoiceanon.training.shared_codes import CODEBOOK, nearest_codes, share_codes
     from models.streamvoiceanon.training.teachers import PROSODY
-    from models.streamvoiceanon.training.whisper_weights import load_whisper
     from pipelines.training.waves_feed import WavesFeed
 
     sizes, settings = job.sizes(), job.training
@@ -181,7 +185,7 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             own = {key: value.clone() for key, value in weights.items()}  # those are mapped, training writes to these
             load_networks({NETWORKS[stage]: network}, {NETWORKS[stage]: own})
     elif stage == "content" and sizes.content_encoder.whisper is not None:
-        load_whisper(network.backbone, registry.resolve(job.whisper or WHISPER).path)
+        begin_with_whisper(network.backbone, job.whisper or WHISPER)
     if stage == "lm":
         codebook = base_of(stage, job).states["content_encoder"].get(CODEBOOK)
         share_codes(
@@ -241,13 +245,25 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
         certainty_weight=job.certainty_weight,
         diversity_weight=job.diversity_weight,
         feature_weight=job.feature_weight,
-        trunk_pace=job.trunk_pace,
         speakers=len(feed.speakers) if job.forgetting_weight else 0,
         forgetting_weight=job.forgetting_weight,
         spelling_weight=job.spelling_weight,
         seed=settings.seed,
     )
     return ContentTask(network, sizes.frames, wanted), feed
+
+
+def begin_with_whisper(trunk: "WhisperTrunk", uri: str) -> None:
+    """Load the first layers of a Whisper into a trunk. Raises InputError where it is of another width."""
+    from models.streamvoiceanon.training.whisper_weights import load_whisper
+
+    try:
+        load_whisper(trunk, registry.resolve(uri).path)
+    except ValueError as fault:
+        wanted = f"one that is {trunk.config.width} wide (tiny is 384, base 512)"
+        raise InputError(
+            f"the trunk of this shape needs another Whisper, --whisper file:FOLDER, {wanted}: {fault}"
+        ) from None
 
 
 def put_into_model(stage: Stage, job: PretrainJob, training: str) -> None:

@@ -2,11 +2,10 @@
 
 The environment is that of make_sample.py, the pieces are those of cut_speech.py:
 
-    /tmp/sample/bin/python sample/say_again.py --voices /tmp/package/voices --pieces pieces --output again \\
-        --without 2436 2836
+    /tmp/sample/bin/python sample/say_again.py --voices /tmp/package/voices --pieces pieces --output again
 
-Each piece is said by one of the voices of make_training_speech.py, in turn, about as fast as it was said; the readers
-`--without` are left out. Audio that is there already is kept. What follows is `pipelines.align_speech`, which moves the
+Each piece is said by one of the voices of make_training_speech.py, in turn, about as fast as it was said. Audio that is
+there already is kept. What follows is `pipelines.align_speech`, which moves the
 people's words to the moments at which the synthesizer said them.
 """
 
@@ -28,7 +27,6 @@ def main() -> None:
     parser.add_argument("--voices", type=Path, required=True, help="the folder package/voices of npm's kokoro-js")
     parser.add_argument("--pieces", type=Path, required=True, help="what cut_speech.py wrote")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--without", nargs="*", default=[], help="speakers who are left out")
     parser.add_argument("--threads", type=int, default=0, help="0: one a core")
     arguments = parser.parse_args()
     kokoro = Kokoro(arguments.voices, arguments.threads)
@@ -36,7 +34,7 @@ def main() -> None:
     for folder in ("audio", "alignments"):
         (arguments.output / folder).mkdir(parents=True, exist_ok=True)
     with (arguments.pieces / "metadata.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["speaker_id"] not in arguments.without]
+        rows = list(csv.DictReader(file))
     with (arguments.output / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(COLUMNS)
@@ -55,7 +53,6 @@ def main() -> None:
                 write_audio(spoken.samples, arguments.output / audio)
             named = (said.utt_id, said.speaker_id, audio, said.text, said.emotion, said.gender, "en")
             table.writerow((*named, row["path"]))
-            file.flush()
             if (number + 1) % 50 == 0:
                 print(f"{number + 1} of {len(rows)} pieces", flush=True)
 

@@ -15,7 +15,7 @@
 #
 # Everything is written under OUTPUT. With a GPU (copy the configurations, and add `gpu: true` and `readers: 8` to their
 # `training`) the trainings take a quarter of an hour, with two CPU cores a day. One that was cut goes on where it was:
-# add --resume to its command. docs/training.md says where what ships went another way.
+# add --resume to its command. docs/training-embedded.md says where what ships went another way.
 set -eu
 speech=$1 real=$2 whisper=$(realpath "$3") output=$4
 bin=$(dirname "$0")/../.venv/bin

@@ -34,7 +34,8 @@ def test_each_voice_is_judged_by_its_own_words_and_sound(ears: Any, monkeypatch:
     monkeypatch.setattr(bank, "say", lambda _, waves, own: [(w, n, s) for w, (n, s) in zip(waves, own, strict=True)])
     monkeypatch.setattr(bank, "SPOKEN_AT_ONCE", 4)
     held: Any = type("Bank", (), {"voices": voices, "__len__": lambda self: 3})()
-    misread, quality = bank.judge(None, held, ears, 3)  # type: ignore[arg-type]
+    speaker: Any = None  # `say` needs none here
+    misread, quality = bank.judge(speaker, held, ears, 3)
     assert misread == pytest.approx([0.0, 4 / 10, 1.0])
     assert quality == pytest.approx([2.0, 3.0, 2.5])
 

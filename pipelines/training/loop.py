@@ -130,19 +130,11 @@ def train(task: Task, feed: Feed, settings: Settings, folder: Path, place: Place
 
 
 def optimizer_of(network: nn.Module, settings: Settings) -> torch.optim.AdamW:
-    """Return AdamW over what a network trains; matrices decay, vectors do not.
-
-    A network's `paces`, where it has them, are the share of the learning rate for the parameters whose names begin so.
-    """
-    paces: Mapping[str, float] = getattr(network, "paces", {})
-    sorted_out: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            pace = next((pace for prefix, pace in paces.items() if name.startswith(prefix)), 1.0)
-            sorted_out.setdefault((pace, parameter.ndim >= 2), []).append(parameter)
+    """Return AdamW over what a network trains; matrices decay, vectors do not."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
-        {"params": parameters, "pace": pace, "weight_decay": settings.weight_decay if matrices else 0.0}
-        for (pace, matrices), parameters in sorted(sorted_out.items(), key=lambda group: group[0], reverse=True)
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
 
@@ -182,7 +174,7 @@ def take_step(
     if not bool(torch.isfinite(length)) or not _all_finite(own, place):
         raise NotFinite(", ".join(f"{key} is {value}" for key, value in own.items() if not math.isfinite(value)))
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(settings, step) * group["pace"]
+        group["lr"] = learning_rate(settings, step)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return _mean(own, place) | {"gradient": float(length)}

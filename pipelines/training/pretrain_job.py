@@ -52,7 +52,6 @@ class PretrainJob(BaseModel):
     whisper: str | None = Field(
         None, description="content: URI of the CTranslate2 Whisper to begin the trunk with; the embedded one without."
     )
-    trunk_pace: float = Field(1.0, gt=0, le=1, description="content: share of the learning rate for the trunk.")
     prosody_weight: float = Field(
         1.0, ge=0, description="content: how much prosody counts beside phonemes, where they are the teacher."
     )
@@ -119,6 +118,12 @@ class PretrainJob(BaseModel):
         if not 0 <= delays[0] <= delays[1] <= 8:
             raise ValueError("delays are the smallest and the largest, from 0 to 8 frames")
         return delays
+
+    @model_validator(mode="after")
+    def alignments_are_of_phonemes(self) -> Self:
+        if self.alignments is not None and self.teacher != "phones":
+            raise ValueError("alignments say phonemes: they need teacher: phones")
+        return self
 
     @model_validator(mode="after")
     def frozen_codes_are_somebodys(self) -> Self:

@@ -36,9 +36,8 @@ class ContentTaskConfig:
     frame of `lag` frames before: it has heard so much of what follows, and the latency is the language model's delay,
     which has to be as much longer. `sharpness` is that of the soft assignment to codes. `feature_weight` is how much
     it counts that the features, before they are quantized, tell the teacher's frames as well, by a head of their own;
-    0 leaves it out. `trunk_pace` is the share of the learning rate for the trunk, which knows much already where it
-    begins with another network's weights. `speakers` is how many there are to forget; 0 leaves the classifier out, and
-    a `spelling_weight` of 0 the speller.
+    0 leaves it out. `speakers` is how many there are to forget; 0 leaves the classifier out, and a `spelling_weight` of
+    0 the speller.
     """
 
     teacher_width: int
@@ -51,7 +50,6 @@ class ContentTaskConfig:
     certainty_weight: float = 0.1
     diversity_weight: float = 0.2
     feature_weight: float = 0.0
-    trunk_pace: float = 1.0
     speakers: int = 0
     forgetting_weight: float = 0.1
     spelling_weight: float = 0.0
@@ -85,7 +83,6 @@ class ContentPlayer(nn.Module):
         self.speller = Speller(bits, config.head_width) if config.spelling_weight else None
         initialise(self, config.seed)
         self.encoder = encoder
-        self.paces = {"encoder.backbone.": config.trunk_pace}
 
 
 def _teller(width: int, config: ContentTaskConfig) -> nn.Module:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from toy_training import ToyFeed, ToyTask, settings_of
 
 from pipelines.training.checkpoints import Progress, TrainingBroken, load_best
-from pipelines.training.loop import Place, Player, optimizer_of, read_curve, read_ending, take_step, train
+from pipelines.training.loop import Place, read_curve, read_ending, train
 from pipelines.training.settings import learning_rate
 
 SCRIPT = Path(__file__).with_name("toy_training.py")
@@ -39,23 +39,6 @@ def start(folder: Path, steps: int, *missing: int, readers: int = 0) -> subproce
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), str(folder), *map(str, (steps, *missing)), f"readers={readers}"], env=environment
     )
-
-
-def test_a_part_of_a_network_may_learn_at_a_pace_of_its_own(tmp_path: Path) -> None:
-    task = ToyTask()
-    name, network = next(iter(task.players.items()))
-    slow = next(name for name, _ in network.named_parameters())
-    network.paces = {slow: 0.25}  # type: ignore[assignment]
-    settings = settings_of(steps=1, learning_rate=0.03)
-    optimizer = optimizer_of(network, settings)
-    paces = {id(p): group["pace"] for group in optimizer.param_groups for p in group["params"]}
-    assert {key: paces[id(p)] for key, p in network.named_parameters()} == {
-        key: 0.25 if key.startswith(slow) else 1.0 for key, _ in network.named_parameters()
-    }
-    players = {name: Player(task, name)}
-    take_step(task, players, {name: optimizer}, name, [ToyFeed().batch(0)], settings, 0, Place())
-    rate = learning_rate(settings, 0)
-    assert sorted({group["lr"] for group in optimizer.param_groups}) == [0.25 * rate, rate]
 
 
 def test_a_training_learns_and_validates_on_what_it_was_not_trained_on(tmp_path: Path) -> None:

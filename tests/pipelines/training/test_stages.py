@@ -133,6 +133,19 @@ def test_content_is_heard_in_somebody_elses_voice_every_second_time(
     assert np.array_equal(drawn[1].reshape(3, -1), np.stack([plain[1]] * 3)), "who has no other is heard each time"
 
 
+def test_a_trunk_of_another_width_than_the_whisper_is_refused_before_all_the_work(tmp_path: Path) -> None:
+    job = load_pretrain("content", "small", index="none", name="wide", output=tmp_path)
+    with pytest.raises(InputError, match=r"--whisper file:FOLDER.*512"):
+        base_of("content", job)
+
+
+def test_alignments_are_of_no_use_to_a_teacher_of_features(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="teacher: phones"):
+        load_pretrain(
+            "content", "smoke", index="none", name="x", output=tmp_path, alignments=tmp_path, teacher="whisper"
+        )
+
+
 def test_a_stage_of_other_sizes_is_refused_and_the_language_model_comes_last(model: Path, tmp_path: Path) -> None:
     other = load_pretrain("codec", "mini", index="none", name="small", output=model.parents[1])
     with pytest.raises(InputError, match="other sizes"):
