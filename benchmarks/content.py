@@ -12,7 +12,7 @@ people apart, trained with cosine softmax. GE2E on the same speech is how well t
 
 import argparse
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,18 +125,13 @@ class PhoneProbe(nn.Module):
         return torch.stack(moved).sum(0)
 
     def learn(self, items: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
-        groups = batches(len(items))
-        optimizer = torch.optim.AdamW(self.parameters(), weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=len(groups))
-        for rows in groups:
-            loss = F.cross_entropy(
+        def loss(rows: NDArray[np.intp]) -> Tensor:
+            return F.cross_entropy(
                 torch.cat([self(items[row]) for row in rows]),
                 torch.cat([wanted[row] for row in rows]),
             )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+
+        minimise(loss, self.parameters(), len(items), decay=0.01)
 
 
 @torch.inference_mode()
@@ -151,18 +146,28 @@ def probe_speakers(learnt: NDArray, speakers: Sequence[str], measured: NDArray) 
     numbers = torch.from_numpy(np.unique(speakers, return_inverse=True)[1])
     rows = torch.from_numpy(learnt).float()
     probe, voices = nn.Linear(rows.shape[1], WIDTH, bias=False), nn.Embedding(int(numbers.max()) + 1, WIDTH)
-    groups = batches(len(rows))
-    optimizer = torch.optim.AdamW([*probe.parameters(), *voices.parameters()], weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=len(groups))
-    for group in groups:
+
+    def loss(group: NDArray[np.intp]) -> Tensor:
         cosines = F.normalize(probe(rows[group]), dim=1) @ F.normalize(voices.weight, dim=1).T
-        loss = F.cross_entropy(SCALE * cosines, numbers[group])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        return F.cross_entropy(SCALE * cosines, numbers[group])
+
+    minimise(loss, [*probe.parameters(), *voices.parameters()], len(rows), decay=0.05)
     with torch.inference_mode():
         return probe(torch.from_numpy(measured).float()).numpy()
+
+
+def minimise(
+    loss: Callable[[NDArray[np.intp]], Tensor], parameters: Iterable[nn.Parameter], count: int, decay: float
+) -> None:
+    """Move the parameters to where the `loss` of `count` items, a batch of them by their numbers, is small."""
+    groups = batches(count)
+    optimizer = torch.optim.AdamW(parameters, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=len(groups))
+    for rows in groups:
+        optimizer.zero_grad()
+        loss(rows).backward()
+        optimizer.step()
+        schedule.step()
 
 
 def batches(count: int) -> list[NDArray[np.intp]]:

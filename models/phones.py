@@ -86,10 +86,19 @@ def phones_at(names: Sequence[str], ends: Sequence[float], frames: int, rate: fl
 
 
 def read_alignment(path: Path) -> tuple[list[str], list[float]]:
-    """Read a synthesizer's tokens and when each of them ends, in seconds: a token and its end a line."""
-    with path.open(newline="", encoding="utf-8") as file:
-        said = list(csv.reader(file))
-    return [name for name, _ in said], [float(end) for _, end in said]
+    """Read a synthesizer's tokens and when each of them ends, in seconds: a token and its end a line.
+
+    Raises ValueError that names the file where it says anything else.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            said = [(name, float(end)) for name, end in csv.reader(file)]
+    except (ValueError, OSError, csv.Error) as error:
+        raise ValueError(f"{path} is not an alignment, a phoneme and its end in seconds a line: {error}") from None
+    ends = [end for _, end in said]
+    if not ends or not np.isfinite(ends).all() or np.any(np.diff(ends) < 0):
+        raise ValueError(f"{path} is not an alignment: it is empty, or its ends are not numbers that rise")
+    return [name for name, _ in said], ends
 
 
 def trusting(heard: NDArray[np.floating], known: Sequence[str], said: Sequence[str | None]) -> NDArray[np.float32]:

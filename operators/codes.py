@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.streamvoiceanon import StreamVoiceAnon
 from models.streamvoiceanon.training.perturb import perturb
-from operators.decode import Batch, object_array
+from operators.decode import Batch, Unusable, find_beside, object_array
 
 COLUMNS = ("frames", "content", "acoustic", "style", "timbre", "timbre_latents")
 
@@ -31,7 +31,8 @@ class CountFrames:
 
 class ComputeCodes:
     """Adds `frames`, `content` [draws x frames], `acoustic` [codebooks x frames], `style` and `timbre` [timbre_latents
-    x width] of each wave at the model's rate; a wave that the model refuses gets a reason.
+    x width] of each wave at the model's rate; a wave that the model refuses gets a reason, and so does one whose
+    recording in `heard` is damaged.
 
     A wave is cut to whole frames; those that are set aside have no codes. The content is heard `draws` times. Of a
     share `perturbed` of the times, drawn by id and `seed`, it is that of the words in another voice (see
@@ -66,6 +67,8 @@ class ComputeCodes:
                     content = self.content(batch["utt_id"][index], wave, voice.content)
                     parts = (content, voice.acoustic.flatten(), voice.style, voice.timbre.flatten())
                     row = (voice.frames, *(part.numpy() for part in parts), len(voice.timbre))
+                except Unusable as fault:
+                    batch["reason"][index], batch["detail"][index] = fault.reason, fault.detail
                 except ValueError as fault:
                     batch["reason"][index], batch["detail"][index] = "failed", str(fault).splitlines()[0]
             rows.append(row)
@@ -94,10 +97,26 @@ class ComputeCodes:
         return torch.cat(drawn)
 
     def by_somebody_else(self, utt_id: str, samples: int) -> NDArray[np.float32] | None:
-        """Return what is heard instead of the voice, cut or padded to as many `samples`; None where nothing is."""
-        if self.heard is None or utt_id != Path(utt_id).name or not (path := self.heard / f"{utt_id}.flac").is_file():
+        """Return what is heard instead of the voice, cut or padded to as many `samples`; None where nothing is.
+
+        Raises Unusable.
+        """
+        if self.heard is None or (path := find_beside(self.heard, utt_id, ".flac")) is None:
             return None
-        wave, rate = soundfile.read(path, dtype="float32")
-        if wave.ndim > 1 or rate != self.model.sample_rate:
-            raise ValueError(f"heard: {rate} Hz, {wave.ndim} channels, where the model hears {self.model.sample_rate}")
+        wave = read_heard(path, self.model.sample_rate)
         return np.pad(wave, (0, max(0, samples - len(wave))))[:samples]
+
+
+def read_heard(path: Path, sample_rate: int) -> NDArray[np.float32]:
+    """Read a recording of one channel at `sample_rate`. Raises Unusable that names the file."""
+    try:
+        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as fault:
+        raise Unusable("damaged", f"{path} is not a sound file, or it is damaged: {fault.error_string}") from None
+    if wave.shape[1] > 1 or rate != sample_rate:
+        raise Unusable(
+            "damaged", f"{path} has {wave.shape[1]} channels at {rate} Hz; one at {sample_rate} Hz is needed"
+        )
+    if not len(wave) or not np.isfinite(wave).all():
+        raise Unusable("damaged", f"{path} holds no samples, or samples that are not numbers")
+    return wave[:, 0]

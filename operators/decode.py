@@ -106,6 +106,12 @@ def check_inside(full: str, folder: str) -> None:
         raise Unusable("path_outside", "a link leads out of the folder")
 
 
+def find_beside(folder: Path, utt_id: str, suffix: str) -> Path | None:
+    """Return the file of `folder` that is named after an utterance, None where there is none: an id is no path."""
+    path = folder / f"{utt_id}{suffix}"
+    return path if utt_id == Path(utt_id).name and os.path.isfile(path) else None
+
+
 def decode_wave(encoded: bytes, sample_rate: int, max_seconds: float) -> np.ndarray:
     """Return the mono wave, float32 [samples] at `sample_rate`; raises Unusable.
 

@@ -26,6 +26,7 @@ QUARANTINE_REASONS = {
     "silent": "the audio is silent",
     "clipped": "so much of the audio is at full scale that the speech is damaged",
     "failed": "the anonymizer could not process the audio",
+    "damaged": "the alignment or the other recording that was given for the audio is damaged",
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from models import registry
 from models.emotion import CLASSES
 from operators.anonymize import Anonymize
-from operators.decode import Batch, object_array
+from operators.decode import Batch, Unusable, find_beside, object_array
 
 if TYPE_CHECKING:
     from models.streamvoiceanon.training.teachers import Frames, Teacher
@@ -54,10 +54,11 @@ def load_teacher(name: str, weights: str, device: str) -> "Teacher":
 class Teach:
     """Adds `teacher` [frames x width] and `teacher_width`, for waves at `sample_rate` with `frames` at `frame_rate`.
 
-    Where the folder `alignments` says when which phoneme was said, the teacher of phonemes is corrected by it.
+    Where the folder `alignments` says when which phoneme was said, the teacher of phonemes is corrected by it; an
+    utterance whose alignment is damaged gets a reason.
     """
 
-    needs = ("utt_id", "wave", "frames", "reason")
+    needs = ("utt_id", "wave", "frames", "reason", "detail")
     adds = ("teacher", "teacher_width")
 
     def __init__(
@@ -80,22 +81,30 @@ class Teach:
         waves = [Anonymize.resample(batch["wave"][row], self.sample_rate, self.teacher.sample_rate) for row in rows]
         taught = [np.zeros(0, np.float32)] * len(batch["reason"])
         for row, heard in zip(rows, self.teacher.features(waves), strict=True):
-            features = self.corrected(heard, batch["utt_id"][row])
+            try:
+                features = self.corrected(heard, batch["utt_id"][row])
+            except Unusable as fault:
+                batch["reason"][row], batch["detail"][row] = fault.reason, fault.detail
+                continue
             frames = to_frames(features, self.teacher.rate, self.frame_rate, int(batch["frames"][row]))
             taught[row] = frames.flatten()
         width = np.full(len(taught), self.teacher.width)
         return batch | {"teacher": object_array(taught), "teacher_width": width}
 
     def corrected(self, heard: "Frames", utt_id: str) -> "Frames":
-        """Return the teacher's frames with the phonemes of an alignment, where there is one."""
+        """Return the teacher's frames with the phonemes of an alignment, where there is one; raises Unusable."""
         from models.phones import phones_at, read_alignment, trusting
         from models.streamvoiceanon.training.teachers import PhoneTeacher
 
         if self.alignments is None or not isinstance(self.teacher, PhoneTeacher):
             return heard
-        path = self.alignments / f"{utt_id}.csv"
-        if utt_id != Path(utt_id).name or not path.is_file():
+        path = find_beside(self.alignments, utt_id, ".csv")
+        if path is None:
             return heard
+        try:
+            names, ends = read_alignment(path)
+        except ValueError as fault:
+            raise Unusable("damaged", str(fault)) from None
         phones = len(self.teacher.phones)
-        said = phones_at(*read_alignment(path), len(heard), self.teacher.rate)
+        said = phones_at(names, ends, len(heard), self.teacher.rate)
         return np.concatenate([trusting(heard[:, :phones], self.teacher.phones, said), heard[:, phones:]], axis=1)

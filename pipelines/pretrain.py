@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from governance.tracking import tracking_uri
-from governance.training_record import TrainingRecord
+from governance.training_record import TrainingRecord, folder_digest
 from models import registry
 from operators.codes import ComputeCodes, CountFrames
 from operators.encode import Encode
@@ -129,19 +129,21 @@ def prepare_stage(stage: Stage, job: PretrainJob, base: Base, track: "Track") ->
     steps: list[Any]
     if stage == "lm":
         drawn: dict[str, Any] = {"perturbed": job.perturbed, "seed": job.training.seed, "draws": job.draws}
-        if job.heard is not None:
-            drawn["heard"] = str(job.heard.absolute())
-        steps = [(ComputeCodes, {"model": str(base.folder), "device": device, **drawn})]
+        heard = {"heard": str(job.heard.absolute())} if job.heard else {}
+        steps = [(ComputeCodes, {"model": str(base.folder), "device": device, **drawn, **heard})]
         columns, model = codes_columns(), codes_digest(base)
         if job.perturbed or job.heard or job.draws > 1:
-            model += " " + " ".join(f"{name} {value}" for name, value in drawn.items())
+            model += "".join(f" {name} {value}" for name, value in drawn.items())
+        if job.heard:
+            model += f" heard {folder_digest(job.heard)}"
     else:
         steps, columns = [(CountFrames, {"frame_samples": frames.samples})], {"frames": pa.int32()}
         if stage == "content":
             weights = TEACHERS[job.teacher].weights or ""
             teacher = f"{job.teacher} {digest_of(registry.resolve(weights).digests)}"
             aligned = {"alignments": str(job.alignments.absolute())} if job.alignments else {}
-            teacher += "".join(f" {name} {value}" for name, value in aligned.items())
+            if job.alignments:
+                teacher += f" alignments {folder_digest(job.alignments)}"
             steps.append((Teach, {"teacher": job.teacher, "weights": weights, "device": device, **rates, **aligned}))
             columns |= {"teacher": pa.list_(pa.float32()), "teacher_width": pa.int32()}
         steps.append((Encode, {"sample_rate": frames.sample_rate}))

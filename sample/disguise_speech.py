@@ -2,8 +2,8 @@
 
     python sample/disguise_speech.py --speech ../shared/speech/emodb --output disguised --speakers emodb-03 emodb-08
 
-Reads the folder's metadata.csv (utt_id, speaker_id, path, text, emotion, gender) and writes another: each of the
-speakers in DISGUISES other voices, whose pitch and vocal tract are moved by amounts drawn for the voice, at 16 kHz.
+Reads the folder's metadata.csv (utt_id, speaker_id, path, text, emotion, gender, language) and writes another: each of
+the speakers in DISGUISES other voices, whose pitch and vocal tract are moved by amounts drawn for the voice, at 16 kHz.
 Nothing else changes, and nothing in time.
 """
 

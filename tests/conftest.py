@@ -1,10 +1,12 @@
 """What many tests need: small corpora of real audio, made from the committed sample and from nothing else."""
 
+import importlib.util
 import io
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -48,6 +50,21 @@ def sample_wave(sample_rows: list[dict[str, Any]]) -> np.ndarray:
     samples, rate = soundfile.read(io.BytesIO(sample_rows[0]["audio"]["bytes"]), dtype="float32")
     assert rate == 16_000
     return samples
+
+
+@pytest.fixture(scope="session")
+def sample_script() -> Callable[[str], ModuleType]:
+    """A function that loads a script of the folder sample, anew each time."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "sample" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """Cutting long recordings: at the pauses, into pieces of a few seconds, without losing a sample before the rest."""
 
-import importlib.util
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -11,14 +10,8 @@ RATE = 16_000
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    path = Path(__file__).parents[1] / "sample" / "cut_speech.py"
-    spec = importlib.util.spec_from_file_location("cut_speech", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(sample_script: Callable[[str], ModuleType]) -> ModuleType:
+    return sample_script("cut_speech")
 
 
 def noise_with_pauses(seconds: float, pauses: list[float]) -> np.ndarray:

@@ -167,7 +167,11 @@ def read_prepared(folder: Path, command: str) -> Prepared:
 
 def _difference(former: Recipe, now: Recipe) -> str:
     changed = [name for name, value in asdict(former).items() if asdict(now)[name] != value]
-    told = {"corpus": "other recordings or labels", "model": "another model", "teacher": "another teacher"}
+    told = {
+        "corpus": "other recordings or labels",
+        "model": "another model or other recordings of --heard",
+        "teacher": "another teacher or other --alignments",
+    }
     return " and ".join(told.get(name, f"another {name}") for name in changed)
 
 

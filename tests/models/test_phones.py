@@ -8,7 +8,7 @@ import torch
 import torchaudio
 
 from models import registry
-from models.phones import PhoneHead, distributions, phones_at
+from models.phones import PhoneHead, distributions, phones_at, read_alignment
 from models.registry import PROFILES, resolve
 from models.streamvoiceanon.training.teachers import PROSODY, PhoneTeacher, prosody
 
@@ -32,6 +32,18 @@ def test_stress_and_length_belong_to_the_vowel_and_gaps_to_nobody() -> None:
 
 def test_a_long_gap_between_words_is_a_pause() -> None:
     assert phones_at(["a", " ", "b"], [0.1, 0.3, 0.4], 4, 10.0) == ["a", "", "", "b"]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"", b"m\n", b"m,0.4,x\n", b"m,soon\n", b"m,nan\n", b"m,0.4\n,inf\n", b"m,0.4\nn,0.3\n", b"m,0.4\n\xff,0.5\n"],
+)
+def test_an_alignment_that_is_damaged_is_refused_by_name(tmp_path: Path, damaged: bytes) -> None:
+    (tmp_path / "a.csv").write_bytes(b",0.1\nm,0.4\nn,0.4\n")
+    assert read_alignment(tmp_path / "a.csv") == (["", "m", "n"], [0.1, 0.4, 0.4])
+    (tmp_path / "a.csv").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"a\.csv is not an alignment"):
+        read_alignment(tmp_path / "a.csv")
 
 
 def test_a_head_is_read_as_it_was_written(tmp_path: Path) -> None:

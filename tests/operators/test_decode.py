@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from operators.decode import Decode
+from operators.decode import Decode, find_beside
 from operators.schema import QUARANTINE_REASONS
 from operators.screen import Screen
 
@@ -74,6 +74,16 @@ def test_a_path_that_leaves_the_folder_is_refused_unopened(tmp_path: Path, sampl
     inside.mkdir()
     (tmp_path / "secret.wav").write_bytes(encode(sample_wave))
     assert outcome(inside, {"bytes": None, "path": path})[0] == "path_outside"
+
+
+def test_an_id_finds_its_own_file_alone(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (tmp_path / "a.csv").touch()
+    (inside / "a.csv").touch()
+    assert find_beside(inside, "a", ".csv") == inside / "a.csv"
+    for utt_id in ("../a", f"{tmp_path}/a", "b", "x" * 5000, "a\0"):
+        assert find_beside(inside, utt_id, ".csv") is None
 
 
 def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path, sample_wave: np.ndarray) -> None:

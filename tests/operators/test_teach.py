@@ -12,7 +12,8 @@ from operators.teach import TEACHERS, Teach
 
 
 def batch_of(waves: list[np.ndarray], counts: np.ndarray) -> dict[str, np.ndarray]:
-    said = {"utt_id": np.array(["a", "b"]), "reason": np.array(["", "empty"])}
+    said = {"utt_id": object_array(["a", "b"]), "reason": object_array(["", "empty"])}
+    said["detail"] = object_array(["", "0 bytes"])
     return said | {"wave": object_array(waves), "frames": counts}
 
 
@@ -46,3 +47,17 @@ def test_where_an_alignment_says_what_was_said_the_teacher_mostly_says_so(
     assert np.allclose(after[:, -PROSODY:], before[:, -PROSODY:])
     hostile = teach.corrected(np.ones((3, 2), np.float32), f"../{tmp_path.name}/a")
     assert np.array_equal(hostile, np.ones((3, 2))), "an id is no path"
+
+
+def test_an_utterance_whose_alignment_is_damaged_is_set_aside_and_the_rest_goes_on(
+    sample_wave: np.ndarray, tmp_path: Path
+) -> None:
+    frames = len(sample_wave) // 640
+    batch = batch_of([sample_wave, sample_wave], np.array([frames, frames]))
+    batch["reason"][1] = ""
+    (tmp_path / "a.csv").write_text("m,soon\n")
+    taught = Teach("phones", TEACHERS["phones"].weights or "", 16_000, 25.0, "cpu", str(tmp_path))(batch)
+    assert taught["reason"].tolist() == ["damaged", ""]
+    assert str(tmp_path / "a.csv") in taught["detail"][0]
+    width = taught["teacher_width"][1]
+    assert [len(told) for told in taught["teacher"]] == [0, frames * width]

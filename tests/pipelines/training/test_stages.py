@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 import torch
+from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -25,9 +26,11 @@ from operators.codes import ComputeCodes, CountFrames
 from operators.decode import object_array
 from operators.encode import Encode, encode_flac
 from operators.schema import AUDIO_TYPE, InputError
+from pipelines import pretrain
 from pipelines.finetune import build_finetune, codes_columns, feed_of, same_base, teacher_of
 from pipelines.finetune_evaluation import write_held_out, write_voices
-from pipelines.pretrain import base_of, build_stage, put_into_model
+from pipelines.pretrain import base_of, build_stage, prepare_stage, put_into_model
+from pipelines.progress import Track
 from pipelines.survey import open_index
 from pipelines.training.checkpoints import load_best
 from pipelines.training.feed import Batch
@@ -131,6 +134,56 @@ def test_content_is_heard_in_somebody_elses_voice_every_second_time(
     assert np.array_equal(third, plain[0])
     assert np.array_equal(other[:shared], plain[1][:shared])
     assert np.array_equal(drawn[1].reshape(3, -1), np.stack([plain[1]] * 3)), "who has no other is heard each time"
+
+
+def test_an_utterance_whose_other_recording_is_damaged_is_set_aside_and_the_rest_goes_on(
+    model: Path, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    waves = waves_of(rows[:6])
+    wave, names = waves["wave"][0], waves["utt_id"]
+    (tmp_path / f"{names[0]}.flac").write_bytes(b"This is no sound at all.\n" * 40)
+    (tmp_path / f"{names[1]}.flac").write_bytes(encode_flac(wave, 8_000))
+    (tmp_path / f"{names[2]}.flac").write_bytes(encode_flac(np.stack([wave, wave], axis=1), 16_000))
+    soundfile.write(tmp_path / f"{names[3]}.flac", wave[:0], 16_000, format="WAV")
+    soundfile.write(tmp_path / f"{names[4]}.flac", wave * np.nan, 16_000, "FLOAT", format="WAV")
+    batch = ComputeCodes(str(model), "cpu", heard=str(tmp_path))(waves)
+    assert batch["reason"].tolist() == ["damaged"] * 5 + [""]
+    assert all(str(tmp_path / f"{names[row]}.flac") in batch["detail"][row] for row in range(5))
+    assert [len(codes) > 0 for codes in batch["content"]] == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize(("stage", "option", "name"), [("content", "alignments", "a.csv"), ("lm", "heard", "a.flac")])
+def test_speech_prepared_with_other_files_is_refused_wherever_they_lie(
+    model: Path,
+    few_rows: Callable[[int, int], list[dict[str, Any]]],
+    tmp_path: Path,
+    write_index: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: Stage,
+    option: str,
+    name: str,
+) -> None:
+    index = write_index(tmp_path / "index.parquet", few_rows(1, 1))
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text("as it was")
+    fields = {"teacher": "phones"} if stage == "content" else {}
+
+    def prepared_with(folder: str) -> Recipe:
+        given = fields | {option: tmp_path / folder, "start": str(model)}
+        job = load_pretrain(stage, "smoke", index=str(index), name="x", output=tmp_path / "out", **given)
+        return prepare_stage(stage, job, base_of(stage, job), Track(Console(quiet=True), None)).recipe
+
+    with monkeypatch.context() as without_ray:
+        without_ray.setattr(pretrain, "prepare", lambda folder, recipe, *_: Prepared(folder, recipe, 1, "f"))
+        before, moved = prepared_with("one"), prepared_with("two")
+    assert before == moved
+    (tmp_path / "two" / name).write_text("as it is!")
+    prepared = tmp_path / "out" / "x" / "pretrain" / stage / "prepared"
+    prepared.mkdir(parents=True)
+    (prepared / "prepared.json").write_text(json.dumps({"recipe": asdict(before)}))
+    with pytest.raises(InputError, match=f"prepared from another .* of --{option}|prepared from .* other --{option}"):
+        prepared_with("two")
 
 
 def test_a_trunk_of_another_width_than_the_whisper_is_refused_before_all_the_work(tmp_path: Path) -> None:
