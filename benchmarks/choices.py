@@ -6,8 +6,9 @@
 nobody will report results on. Each setting speaks all of it, every utterance in a voice drawn anew: `delay` in frames,
 `temperature` and `top_p` of the draws, `alpha` of the voices, `prompt` in seconds of each voice's prompt that is read.
 Words are counted against the text, or against what Whisper hears in the original. Voices are compared by GE2E,
-enrolled and tried in two runs with other voices each (lazy-informed). Emotion is the recall that is left of the
-original's, where it is labelled.
+enrolled and tried in two runs with other voices each (lazy-informed), and, where `--others` has speech of other people,
+by a back-end that is trained on what each setting makes of theirs (semi-informed). Emotion is the recall that is left
+of the original's, where it is labelled.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from metrics.signal import mean_estimate, pitch_correlation
 from metrics.trials import cosine_trials, split_enrolment_trial
 from metrics.verification import evaluate_verification
 from models import registry, speaker
+from models.attackers import SpeakerBackend, train_backend
 from models.emotion import CLASSES, EmotionHead, canonical
 from models.pitch import fundamental_frequency
 from models.quality import Dnsmos
@@ -79,7 +81,7 @@ class Ears:
         ]
         return self.whisper.transcribe(encodings), emotions
 
-    def measure(self, enrolment: Waves, waves: Waves) -> dict[str, Estimate]:
+    def measure(self, enrolment: Waves, waves: Waves, attacker: SpeakerBackend | None) -> dict[str, Estimate]:
         """Return the figures of `waves`; `enrolment` is the same speech in other voices."""
         speakers, figures = self.speech.speakers, {}
         words, emotions = self.listen(waves)
@@ -91,8 +93,13 @@ class Ears:
         figures["pitch"] = mean_estimate(pitches, speakers, 0)
         split, by = split_enrolment_trial(self.speech.ids, speakers, 0), np.array(speakers)
         theirs, ours = self.encoder.embed(enrolment), self.encoder.embed(waves)
-        trials = cosine_trials(theirs[split.enrolment], by[split.enrolment], ours[split.trial], by[split.trial])
-        figures["EER"] = evaluate_verification(trials, 0)["eer"]
+        enrolled, tried = theirs[split.enrolment], ours[split.trial]
+        pairs = {"EER": (enrolled, tried)}
+        if attacker is not None:
+            pairs["EER, trained"] = attacker.project(enrolled), attacker.project(tried)
+        for name, (known, unknown) in pairs.items():
+            trials = cosine_trials(known, by[split.enrolment], unknown, by[split.trial])
+            figures[name] = evaluate_verification(trials, 0)["eer"]
         labelled = [row for row, emotion in enumerate(self.speech.emotions) if emotion is not None]
         if labelled:
             truth, before, after, who = (
@@ -102,17 +109,25 @@ class Ears:
             figures["UAR kept"] = recall_retained(truth, before, after, CLASSES, who, 0)
         return figures
 
+    def train_attacker(self, others: Speech, waves: Waves) -> SpeakerBackend:
+        """Return an attacker who knows who speaks in `waves`, the anonymized speech of others."""
+        return train_backend(self.encoder.embed(waves), others.speakers)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="model folder")
     parser.add_argument("--voices", type=Path, required=True, help="voice bank of the model")
     parser.add_argument("--speech", type=Path, required=True, help="speech to choose by, of nobody reported on")
+    parser.add_argument("--others", type=Path, help="speech of other people, two recordings each or more")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("settings", nargs="*", default=[""], help="such as delay=3,temperature=0.5")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     speech = read_speech(options.speech)
+    others = None if options.others is None else read_speech(options.others)
+    if others is not None and (known := set(others.speakers) & set(speech.speakers)):
+        raise SystemExit(f"--others: {', '.join(sorted(known))} would be attacked by who was trained on them")
     ears = Ears(speech, options.threads)
     bank = VoiceBank.load(options.voices)
     seconds = sum(map(len, speech.waves)) / RATE
@@ -126,7 +141,9 @@ def main() -> None:
         began = time.perf_counter()
         enrolment, waves = (speak(model, speech, run, setting.get("delay")) for run in (1, 2))
         rate = (time.perf_counter() - began) / 2 / seconds
-        figures = ears.measure(enrolment, waves)
+        theirs = None if others is None else speak(model, others, 3, setting.get("delay"))
+        attacker = None if others is None or theirs is None else ears.train_attacker(others, theirs)
+        figures = ears.measure(enrolment, waves, attacker)
         if not names:
             names = list(figures)
             print(f"| setting | {' | '.join(names)} | s a second |\n|{'---|' * (len(names) + 2)}")

@@ -1,0 +1,112 @@
+"""From readers and the voices that say the same to an encoder that hears them alike, within a model that speaks."""
+
+import csv
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from test_fit_codebook import TINY
+
+from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
+from models.streamvoiceanon.training.shared_codes import CODEBOOK
+from pipelines import match_codes
+from pipelines.training.model_folder import fresh_base, read_base, write_model
+
+RATE = 16_000
+READERS = ("anna", "bert")
+
+
+def write_table(folder: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *rows])
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    """Two readers' pieces and what voices say of them, one of which does not fit; and an actor at another rate."""
+    random = np.random.default_rng(0)
+    for folder in ("pieces/audio", "again/audio", "again/heard", "again/alignments", "again/told", "actor/audio"):
+        (tmp_path / folder).mkdir(parents=True)
+    pieces, said = [], []
+    for number, reader in enumerate((*READERS, "anna")):
+        name = f"{reader}-{number}"
+        files = [tmp_path / "pieces/audio" / f"{name}.flac", tmp_path / "again/audio" / f"{name}.flac"]
+        if number < 2:
+            files.append(tmp_path / "again/heard" / f"{name}.flac")
+        for path in files:
+            soundfile.write(path, 0.1 * random.standard_normal(RATE), RATE)
+        for folder in ("alignments", "told"):
+            (tmp_path / "again" / folder / f"{name}.csv").write_text(",0.2\ns,0.5\n\u0259,1.0\n", encoding="utf-8")
+        pieces.append((name, reader, f"audio/{name}.flac"))
+        said.append((name, "v01", f"audio/{name}.flac", f"audio/{name}.flac"))
+    write_table(tmp_path / "pieces", ("utt_id", "speaker_id", "path"), pieces)
+    write_table(tmp_path / "again", ("utt_id", "speaker_id", "path", "heard"), said)
+    soundfile.write(tmp_path / "actor/audio/a.flac", 0.1 * random.standard_normal(22_050), 22_050)
+    write_table(tmp_path / "actor", ("utt_id", "speaker_id", "path"), [("a", "carl", "audio/a.flac")])
+    write_model(tmp_path / "model", fresh_base(TINY, 0, None), {}, {"content_encoder": "as it was"})
+    return tmp_path
+
+
+def arguments(speech: Path, *more: str) -> list[str]:
+    asked = {"--said": "again", "--pieces": "pieces", "--others": "actor", "--model": "model", "--into": "matched"}
+    paths = [part for name, folder in asked.items() for part in (name, str(speech / folder))]
+    return [*paths, "--steps", "2", "--ways", "2", "--threads", "1", "--aside", "bert", *more]
+
+
+def test_the_model_gets_another_encoder_and_its_voices_come_later(
+    speech: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    voice = StreamVoiceAnon.from_pretrained(speech / "model").make_voice(torch.randn(RATE) * 0.1)
+    VoiceBank([replace(voice, voice_id="one")]).save(speech / "voices.parquet")
+    match_codes.main(arguments(speech, "--voices", str(speech / "voices.parquet")))
+    told = capsys.readouterr().out
+    assert "7 of 7 recordings heard" in told, "three of each reader's text that fits, and the actor"
+    assert "before, readers" in told
+    assert "after, voices" in told
+    before, after = read_base(str(speech / "model")), read_base(str(speech / "matched"))
+    assert after.config == before.config
+    assert after.sources["content_encoder"] != before.sources["content_encoder"]
+    assert torch.equal(after.states["content_encoder"][CODEBOOK], before.states["content_encoder"][CODEBOOK])
+    other = before.states["acoustic_lm"]
+    assert all(torch.equal(after.states["acoustic_lm"][name], value) for name, value in other.items())
+    (moved,) = VoiceBank.load(speech / "matched" / "voices.parquet").voices
+    pitches = TINY.content_encoder.pitch_codes
+    assert torch.equal(moved.content[1:] // pitches, voice.content[:-1] // pitches)
+    assert torch.equal(moved.content % pitches, voice.content % pitches)
+
+
+def test_frames_have_the_codes_of_the_voice_and_the_phonemes_of_the_alignment(speech: Path) -> None:
+    recordings = [*match_codes.read_readers(speech / "again", speech / "pieces")]
+    assert [(r.kind, r.speaker) for r in recordings] == [
+        (kind, reader) for reader in READERS for kind in ("piece", "moved", "voice")
+    ]
+    base = read_base(str(speech / "model"))
+    encoder = match_codes.encoder_of(base)
+    hearing = match_codes.Hearing(encoder, TINY.frames, recordings, ["", "s", "\u0259"], ["bert"], 3, 0)
+    piece, moved, voice = (hearing[number] for number in range(3))
+    assert (piece.codes == -100).all()
+    assert torch.equal(moved.codes, voice.codes)
+    whole = StreamVoiceAnon.from_pretrained(speech / "model", precision="float32").encode_content(
+        torch.from_numpy(hearing.read(recordings[2].path))
+    )
+    assert torch.equal(voice.codes, whole // TINY.content_encoder.pitch_codes)
+    assert voice.phones.tolist() == [0] * 5 + [1] * 7 + [2] * 13
+    assert [len(moved.heard), len(hearing[4].heard)] == [3, 1], "whom no training hears is heard as he is"
+
+
+def test_codes_cannot_tell_what_is_said_sooner(speech: Path) -> None:
+    with pytest.raises(SystemExit, match="cannot tell it sooner"):
+        match_codes.main(arguments(speech, "--lag", "0"))
+
+
+def test_several_channels_are_refused(speech: Path) -> None:
+    soundfile.write(speech / "pieces/audio/anna-0.flac", np.zeros((RATE, 2)), RATE)
+    with pytest.raises(SystemExit, match=r"anna-0\.flac: 2 channels"):
+        match_codes.main(arguments(speech))
