@@ -169,7 +169,8 @@ def spoken_wer(model: str | None, voices: str, index: str | None, utterances: in
     if index is None:
         return None
     dataset, folder = open_index(index)
-    rows = dataset.to_table(columns=["speaker_id", "text", "audio"]).to_pylist()
+    every = dataset.to_table(columns=["speaker_id", "text", "audio"]).to_pylist()
+    rows = [row for row in every if (row["text"] or "").strip()]
     rows = rows[:: max(1, len(rows) // utterances)][:utterances]
     anonymizer = None if model is None else StreamVoiceAnon.from_pretrained(model)
     rate = WHISPER_RATE if anonymizer is None else anonymizer.sample_rate

@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--speech", type=Path, required=True, help="speech to choose by, of nobody reported on")
     parser.add_argument("--utterances", type=int, default=8, help="how many each voice says")
     parser.add_argument("--keep", type=int, help="how many voices --into gets")
+    parser.add_argument("--prompts", type=int, default=1, help="how many voices in a row are prompts of one voice")
     parser.add_argument("--into", type=Path, help="bank to write, of the best")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -36,11 +37,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     ears = Ears(read_speech(options.speech), options.threads)
     bank = VoiceBank.load(options.voices)
+    if len(bank) % options.prompts:
+        parser.error(f"{len(bank)} voices cannot be told apart by {options.prompts} prompts each")
     misread, quality = judge(StreamVoiceAnon.from_pretrained(options.model), bank, ears, options.utterances)
     best = np.argsort(places(misread) + places(-quality), kind="stable")
-    chosen = best[: options.keep]
+    _, firsts = np.unique(best // options.prompts, return_index=True)  # of each voice the place of its best prompt
+    chosen = best[np.sort(firsts)[: options.keep]]
     print("| voices | words misread | DNSMOS |\n|---|---|---|")
-    for name, rows in (("all", best), ("kept", chosen), ("left out", best[len(chosen) :])):
+    for name, rows in (("all", best), ("kept", chosen), ("left out", np.setdiff1d(best, chosen))):
         if len(rows):
             print(f"| {name}, {len(rows)} | {misread[rows].mean():.3f} | {quality[rows].mean():.3f} |")
     if options.into is not None:

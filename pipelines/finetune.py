@@ -160,9 +160,13 @@ def build_finetune(job: FinetuneJob) -> "tuple[LanguageModelTask, CodesFeed]":
         width = int(feed.rows.read(some, feed.columns)["teacher"].size // feed.rows.spoken[some].frames)
     lm = language_model(base.config.acoustic_lm, base.states["acoustic_lm"], job.training.seed)
     config = LanguageModelTaskConfig(
+        content_weight=job.content_weight,
         teacher_width=width,
         distillation=job.distillation,
         distillation_weight=job.distillation_weight,
+        smallest_delay=job.delays[0],
+        largest_delay=job.delays[1],
+        corrupted=job.corrupted,
         validation_delay=base.config.acoustic_lm.delay,
         seed=job.training.seed,
     )
@@ -176,8 +180,8 @@ def described(job: FinetuneJob, prepared: Prepared) -> dict[str, Any]:
 
 
 TRAINS = {
-    *("pairing", "teacher", "distillation", "distillation_weight", "prompt_seconds", "validation_share"),
-    *("validation_pairs", "training"),
+    *("pairing", "teacher", "distillation", "distillation_weight", "content_weight", "delays"),
+    *("corrupted", "prompt_seconds", "validation_share", "validation_pairs", "training"),
 }
 
 

@@ -1,6 +1,6 @@
 """Let a content encoder hear people as it hears the synthetic voices that say the same.
 
-    python -m pipelines.match_codes --said again --pieces pieces --model own/model --lag 2 --into matched/model
+    python -m pipelines.match_codes --said again --pieces pieces --model own/model --into matched/model
 
 `again` is what `sample/say_again.py` and `pipelines.align_speech` made of `pieces`. What follows the encoder's trunk is
 trained anew (`models/streamvoiceanon/training/matching.py`), and its codes mean what they meant, so the other networks
@@ -69,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="model folder of the shape small")
     parser.add_argument("--into", type=Path, required=True, help="model folder to write")
     parser.add_argument("--voices", type=Path, help="voice bank of the model, whose codes come later as well")
-    parser.add_argument("--lag", type=int, default=2, help="a code tells what was said so many frames before")
+    parser.add_argument("--lag", type=int, default=FORMER_LAG, help="a code tells what was said so many frames before")
     parser.add_argument("--ways", type=int, default=3, help="in how many ways each recording is heard")
-    parser.add_argument("--steps", type=int, default=2_000)
+    parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)

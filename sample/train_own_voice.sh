@@ -55,7 +55,11 @@ prepare "$output/unheld" "$output/lm/again.parquet"
 "$bin/voxveil" pretrain lm --config small --index "$output/lm" --name own --output "$output" \
     --heard "$speech/again/heard"
 
-"$bin/voxveil" model compact "$output/own/model" "$output/streamvoiceanon"
+# Readers are heard as the voices are that say the same: the language model knows the voices' codes better.
+"$bin/python" -m pipelines.match_codes --said "$speech/again" --pieces "$speech/pieces" --others "$output/six" \
+    --aside $(echo "$held" | tr -d '^()-' | tr '|' ' ') --model "$output/own/model" --into "$output/matched/model"
+
+"$bin/voxveil" model compact "$output/matched/model" "$output/streamvoiceanon"
 "$bin/voxveil" voices build "$speech/synthetic/metadata.csv" "$output/voices.parquet" \
     --model "$output/streamvoiceanon" --neutral
 # Half of the voices, those that speak best: by what the readers say who were held out.

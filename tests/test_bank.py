@@ -1,12 +1,16 @@
 """Choosing a bank's voices: those kept are those that are understood and sound well."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import bank
+from models.streamvoiceanon import VoiceBank
+from models.streamvoiceanon.voices import Voice
 
 TEXTS = ["the cat sat down", "every morning birds sing", "good night"]
 
@@ -42,3 +46,26 @@ def test_each_voice_is_judged_by_its_own_words_and_sound(ears: Any, monkeypatch:
 
 def test_places_begin_with_the_smallest() -> None:
     assert bank.places(np.array([0.3, 0.1, 0.2])).tolist() == [2, 0, 1]
+
+
+def test_of_each_voice_the_best_prompt_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["a0", "a1", "b0", "b1", "c0", "c1"]
+    codes = torch.zeros(3, dtype=torch.int64)
+    voices = [Voice(codes, codes.expand(8, -1), torch.zeros(160), torch.zeros(0, 0), name) for name in names]
+    VoiceBank(voices).save(tmp_path / "all.parquet")
+    misread, quality = np.array([0.1, 0.2, 0.9, 0.8, 0.3, 0.7]), np.array([3.0, 2.9, 2.0, 2.1, 2.8, 2.2])
+    monkeypatch.setattr(bank, "judge", lambda *_: (misread, quality))
+    monkeypatch.setattr(bank, "Ears", lambda *_: None)
+    monkeypatch.setattr(bank, "read_speech", lambda _: None)
+    monkeypatch.setattr(bank.StreamVoiceAnon, "from_pretrained", lambda _: None)
+    asked = ["--model", "m", "--voices", str(tmp_path / "all.parquet"), "--speech", "s", "--keep", "2"]
+    monkeypatch.setattr("sys.argv", ["bank", *asked, "--prompts", "2", "--into", str(tmp_path / "best.parquet")])
+    bank.main()
+    assert [voice.voice_id for voice in VoiceBank.load(tmp_path / "best.parquet").voices] == ["a0", "c0"]
+    assert "| kept, 2 | 0.200 | 2.900 |" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["bank", *asked, "--prompts", "4", "--into", str(tmp_path / "no.parquet")])
+    with pytest.raises(SystemExit):
+        bank.main()
+    assert "6 voices cannot be told apart by 4 prompts each" in capsys.readouterr().err

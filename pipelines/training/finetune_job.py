@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from operators.schema import InputError
 from pipelines.config import Name, Output, load_fields
-from pipelines.training.settings import Settings
+from pipelines.training.settings import Delays, Settings
 
 CONFIGS = Path(__file__).parent / "configs"
 LONGEST_SECONDS = 23.7  # 512 frames, which a voice's prompt may have
@@ -41,6 +41,15 @@ class FinetuneJob(BaseModel):
     teacher_weights: str | None = Field(None, description="Weights of the teacher (file:, hf://); default: the usual.")
     distillation: Literal["cosine", "mse"] = Field("cosine", description="Distance to the teacher's frames.")
     distillation_weight: float = Field(1.0, ge=0, description="Weight of that distance in the loss.")
+    content_weight: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of predicting content codes; a base whose content head was never trained wants 0.",
+    )
+    delays: Delays = Field((0, 8), description="Smallest and largest delay that it speaks with, in frames, 8 at most.")
+    corrupted: float = Field(
+        0.0, ge=0, lt=1, description="Share of past acoustic frames that are read as others, as its own mistakes are."
+    )
     prompt_seconds: float = Field(8.0, gt=0, le=LONGEST_SECONDS, description="Prompts are cropped to this.")
     min_seconds: float = Field(0.5, ge=0, description="Shorter utterances are left out.")
     max_seconds: float = Field(20.0, gt=0, le=LONGEST_SECONDS, description="Longer utterances are left out.")

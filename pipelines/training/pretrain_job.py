@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, DirectoryPath, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, DirectoryPath, Field, model_validator
 
 from operators.schema import InputError
 from pipelines.config import Name, Output, load_fields
 from pipelines.training.finetune_job import LONGEST_SECONDS, Source, find_config
-from pipelines.training.settings import Settings
+from pipelines.training.settings import Delays, Settings
 
 if TYPE_CHECKING:
     from models.streamvoiceanon import Config
@@ -86,7 +86,7 @@ class PretrainJob(BaseModel):
     content_weight: float = Field(
         1.0, ge=0, description="lm: how much the next content code counts, which generation does not use."
     )
-    delays: tuple[int, int] = Field(
+    delays: Delays = Field(
         (0, 8), description="lm: smallest and largest delay that it learns to speak with, in frames, 8 at most."
     )
     begun: float = Field(
@@ -111,13 +111,6 @@ class PretrainJob(BaseModel):
     training: Settings = Field(description="The loop.")
     workers: int | None = Field(None, ge=1, description="Actors of the Ray Data pass at most.")
     gpus: float = Field(0.0, ge=0, description="GPUs (or a fraction) for each actor of the Ray Data pass.")
-
-    @field_validator("delays")
-    @classmethod
-    def delays_are_in_order(cls, delays: tuple[int, int]) -> tuple[int, int]:
-        if not 0 <= delays[0] <= delays[1] <= 8:
-            raise ValueError("delays are the smallest and the largest, from 0 to 8 frames")
-        return delays
 
     @model_validator(mode="after")
     def alignments_are_of_phonemes(self) -> Self:

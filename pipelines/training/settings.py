@@ -1,11 +1,21 @@
 """Settings of the training loop: the same for every task and every size."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 FINAL_RATE = 0.1  # of the peak: where the cosine ends
+
+
+def in_order(delays: tuple[int, int]) -> tuple[int, int]:
+    """Return the smallest and the largest delay of a language model, in frames. Raises ValueError."""
+    if not 0 <= delays[0] <= delays[1] <= 8:
+        raise ValueError("delays are the smallest and the largest, from 0 to 8 frames")
+    return delays
+
+
+Delays = Annotated[tuple[int, int], AfterValidator(in_order)]
 
 
 class Settings(BaseModel):

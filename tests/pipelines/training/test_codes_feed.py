@@ -1,5 +1,6 @@
 """Feeds: which prepared speech a batch holds, and that it holds the same wherever it is read."""
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from small_base import write_small_base
 
 from models.streamvoiceanon import StreamVoiceAnon
 from models.streamvoiceanon.frontend import FrameConfig
+from models.streamvoiceanon.shapes import SMALL
 from operators.encode import encode_flac
 from operators.schema import AUDIO_TYPE, InputError
 from pipelines.finetune import codes_columns
@@ -172,7 +174,7 @@ def test_labels_are_checked_before_anything_is_computed() -> None:
 
 
 def test_every_built_in_configuration_is_complete() -> None:
-    assert sizes("finetune") == ("full", "mini", "smoke")
+    assert sizes("finetune") == ("full", "mini", "small", "smoke")
     for size in sizes("finetune"):
         assert load_finetune(size, index="i", name="n", model="m").training.steps > 0
     stages: tuple[Stage, ...] = ("content", "codec", "lm")
@@ -183,13 +185,22 @@ def test_every_built_in_configuration_is_complete() -> None:
             assert load_pretrain(stage, size, index="i", name="n", start="s").sizes().acoustic_lm.width > 0
 
 
+def test_the_small_fine_tuning_fits_the_weights_that_come_with_the_project() -> None:
+    job = load_finetune("small", index="i", name="n", model="m")
+    frames = sum(math.ceil(seconds / SMALL.frames.seconds) for seconds in (job.prompt_seconds, job.max_seconds))
+    assert frames <= SMALL.acoustic_lm.max_frames
+    assert job.delays == (SMALL.acoustic_lm.delay,) * 2
+
+
 def test_a_configuration_that_cannot_be_read_says_why(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="full, mini, smoke"):
+    with pytest.raises(InputError, match="full, mini, small, smoke"):
         load_finetune("medium", index="i", name="n", model="m")
     with pytest.raises(InputError, match="model: is missing"):
         load_finetune("smoke", index="i", name="n")
     with pytest.raises(InputError, match="needs teacher_weights"):
         load_finetune("smoke", index="i", name="n", model="m", teacher="emotion2vec")
+    with pytest.raises(InputError, match=r"delays.*from 0 to 8 frames"):
+        load_finetune("smoke", index="i", name="n", model="m", delays=(3, 2))
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("training: {steps: 0}\n")
     with pytest.raises(InputError, match=r"training\.steps"):

@@ -65,7 +65,7 @@ def test_the_model_gets_another_encoder_and_its_voices_come_later(
 ) -> None:
     voice = StreamVoiceAnon.from_pretrained(speech / "model").make_voice(torch.randn(RATE) * 0.1)
     VoiceBank([replace(voice, voice_id="one")]).save(speech / "voices.parquet")
-    match_codes.main(arguments(speech, "--voices", str(speech / "voices.parquet")))
+    match_codes.main(arguments(speech, "--lag", "2", "--voices", str(speech / "voices.parquet")))
     told = capsys.readouterr().out
     assert "7 of 7 recordings heard" in told, "three of each reader's text that fits, and the actor"
     assert "before, readers" in told

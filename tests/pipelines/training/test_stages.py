@@ -252,6 +252,9 @@ def test_a_fine_tuning_learns_pairs_and_leaves_what_the_audit_needs(
     assert feed.settings.max_frames == base.config.acoustic_lm.max_frames
     with pytest.raises(InputError, match="sequence limit of 20"):
         feed_of(job, with_limit(base, 20), read_prepared(prepared, ""))
+    asked = {"content_weight": 0.0, "delays": (2, 3), "corrupted": 0.25}
+    losses = build_finetune(job.model_copy(update=asked))[0].config
+    assert (losses.content_weight, losses.smallest_delay, losses.largest_delay, losses.corrupted) == (0.0, 2, 3, 0.25)
     ending = train(task, feed, job.training, job.folder / "training", Place())
     curve = read_curve(job.folder / "training")
     assert ending.ended == "done"
