@@ -100,9 +100,9 @@ KNOWN: Mapping[str, Known] = {
         licence="Apache-2.0",
         source="this project's own, trained by sample/train_own_voice.sh",
         digests={
-            "streamvoiceanon.json": "3282ff2fec3554a7f6af527409a5b22f11b3d9dbb99cbdb2e1472a76411935ce",
-            "streamvoiceanon.safetensors": "dfa062c9fa9b361d9ec25baab6ee086b48430db2f456adbf4083f1ee37f5e930",
-            "voices.parquet": "1e0c860a5c4cdb104ba12974176106eb37fbd39b876b747ee98dcfcd697966f6",
+            "streamvoiceanon.json": "839bf9c18f13c5cd7b6d809772e401f30c188bdf17af6ae86a234d3dd6aa2cd0",
+            "streamvoiceanon.safetensors": "2cb7e560fabe1c071c080c9a7a8011341eef4b918f7323cd793661a314616107",
+            "voices.parquet": "527f3e12b50ad0a9deda066d9b193044d625b7c90119ffef6b1a4d036f24e6a1",
         },
     ),
     PHONES: Known(
