@@ -1,10 +1,13 @@
 """How well each voice of a bank speaks, and a bank of those that speak best.
 
-    python -m benchmarks.bank --model FOLDER --voices BANK --speech FOLDER --keep 72 --into BETTER
+    python -m benchmarks.bank --model FOLDER --voices BANK --speech FOLDER --keep 44 --into BETTER
 
 Every voice says the same utterances, spread over the speech, of people whom nobody will report results on (the folder
 is as that of `benchmarks.choices`). Words are counted by Whisper against the text, or against what it hears in the
 original; sound is DNSMOS. A voice's place is the mean of its places by either.
+
+A prompt makes as much difference as a voice: with `--prompts 3` every three numbers in a row are one voice, prompted in
+three ways, and the best is kept. Voices are numbered as `voxveil voices build` does it.
 """
 
 import argparse
@@ -28,20 +31,25 @@ def main() -> None:
     parser.add_argument("--speech", type=Path, required=True, help="speech to choose by, of nobody reported on")
     parser.add_argument("--utterances", type=int, default=8, help="how many each voice says")
     parser.add_argument("--keep", type=int, help="how many voices --into gets")
-    parser.add_argument("--prompts", type=int, default=1, help="how many voices in a row are prompts of one voice")
+    parser.add_argument("--prompts", type=int, default=1, help="how many numbers in a row are prompts of one voice")
     parser.add_argument("--into", type=Path, help="bank to write, of the best")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    if options.prompts < 1:
+        parser.error("--prompts: a voice has one at least")
     if (options.keep is None) != (options.into is None) or options.keep == 0:
         parser.error("--keep and --into go together, and one voice at least is kept")
+    bank = VoiceBank.load(options.voices)
+    numbers = np.arange(len(bank))
+    if options.prompts > 1:
+        numbers = np.array([int(voice.voice_id.rpartition("-")[2]) for voice in bank.voices])
     torch.set_num_threads(options.threads)
     ears = Ears(read_speech(options.speech), options.threads)
-    bank = VoiceBank.load(options.voices)
-    if len(bank) % options.prompts:
-        parser.error(f"{len(bank)} voices cannot be told apart by {options.prompts} prompts each")
     misread, quality = judge(StreamVoiceAnon.from_pretrained(options.model), bank, ears, options.utterances)
     best = np.argsort(places(misread) + places(-quality), kind="stable")
-    _, firsts = np.unique(best // options.prompts, return_index=True)  # of each voice the place of its best prompt
+    _, firsts = np.unique(
+        numbers[best] // options.prompts, return_index=True
+    )  # of each voice the place of its best prompt
     chosen = best[np.sort(firsts)[: options.keep]]
     print("| voices | words misread | DNSMOS |\n|---|---|---|")
     for name, rows in (("all", best), ("kept", chosen), ("left out", np.setdiff1d(best, chosen))):

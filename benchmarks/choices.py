@@ -14,6 +14,7 @@ of the original's, where it is labelled.
 import argparse
 import csv
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,8 @@ def main() -> None:
     others = None if options.others is None else read_speech(options.others)
     if others is not None and (known := set(others.speakers) & set(speech.speakers)):
         raise SystemExit(f"--others: {', '.join(sorted(known))} would be attacked by who was trained on them")
+    if others is not None and sum(count > 1 for count in Counter(others.speakers).values()) < 2:
+        raise SystemExit("--others: an attacker learns from two people with two recordings each, or more")
     ears = Ears(speech, options.threads)
     bank = VoiceBank.load(options.voices)
     seconds = sum(map(len, speech.waves)) / RATE
@@ -141,8 +144,9 @@ def main() -> None:
         began = time.perf_counter()
         enrolment, waves = (speak(model, speech, run, setting.get("delay")) for run in (1, 2))
         rate = (time.perf_counter() - began) / 2 / seconds
-        theirs = None if others is None else speak(model, others, 3, setting.get("delay"))
-        attacker = None if others is None or theirs is None else ears.train_attacker(others, theirs)
+        attacker = None
+        if others is not None:
+            attacker = ears.train_attacker(others, speak(model, others, 3, setting.get("delay")))
         figures = ears.measure(enrolment, waves, attacker)
         if not names:
             names = list(figures)

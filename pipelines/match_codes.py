@@ -1,11 +1,12 @@
 """Let a content encoder hear people as it hears the synthetic voices that say the same.
 
-    python -m pipelines.match_codes --said again --pieces pieces --model own/model --into matched/model
+    python -m pipelines.match_codes --said again --pieces pieces --aside 2436 --model own/model --into matched/model
 
 `again` is what `sample/say_again.py` and `pipelines.align_speech` made of `pieces`. What follows the encoder's trunk is
 trained anew (`models/streamvoiceanon/training/matching.py`), and its codes mean what they meant, so the other networks
-stay. Speakers named by `--aside` are heard by no training, and say how often a phoneme told by a code is the one said
-and how often the code is that of the voice that says the same.
+stay: the model's own codes have to be those of `pretrain content --config small`, a frame late. Speakers named by
+`--aside` are heard by no training, and say how often a phoneme told by a code is the one said and how often the code is
+that of the voice that says the same.
 """
 
 import argparse
@@ -78,8 +79,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     later = options.lag - FORMER_LAG
     if later < 0:
         raise SystemExit(f"--lag: codes tell what was said {FORMER_LAG} frame before, and cannot tell it sooner")
+    if later and options.voices is None:
+        raise SystemExit("--lag: the codes of the voices have to come later as well, so --voices is needed")
+    bank = VoiceBank.load(options.voices) if options.voices else None
     torch.set_num_threads(options.threads)
     recordings = [*read_readers(options.said, options.pieces), *read_others(options.others)]
+    known = {recording.speaker for recording in recordings}
+    if missing := set(options.aside) - known:
+        raise SystemExit(f"--aside: nobody is called {', '.join(sorted(missing))}")
+    if not any(recording.kind == "voice" and recording.speaker not in options.aside for recording in recordings):
+        raise SystemExit(f"{options.said}: no text fits; has pipelines.align_speech moved the recordings?")
     phones = PhoneHead.load(registry.resolve(registry.PHONES).path).phones
     base = read_base(str(options.model))
     encoder = encoder_of(base)
@@ -107,8 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"step {step} of {options.steps}: phonemes {of_phones:.3f}, codes {of_codes:.3f}", flush=True)
     tell(encoder, heard, knows, options.lag, later, "after")
     write(encoder, base, options.into)
-    if options.voices:
-        bank = VoiceBank.load(options.voices)
+    if bank is not None:
         pitches = max(1, encoder.config.pitch_codes)
         moved = [replace(voice, content=later_codes(voice.content, later, pitches)) for voice in bank.voices]
         VoiceBank(moved).save(options.into / "voices.parquet")

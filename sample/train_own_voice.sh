@@ -62,8 +62,8 @@ prepare "$output/unheld" "$output/lm/again.parquet"
 "$bin/voxveil" model compact "$output/matched/model" "$output/streamvoiceanon"
 # Three prompts of each voice; of the voices that speak best the best prompt is kept, by what seven held-out readers say.
 awk -F, -v OFS=, 'NR == 1 { print } NR > 1 && /,neutral,/ && n[$2]++ < 3 { $2 = $2 "-" n[$2]; print }' \
-    "$speech/synthetic/metadata.csv" > "$speech/synthetic/prompts.csv"
-"$bin/voxveil" voices build "$speech/synthetic/prompts.csv" "$output/prompts.parquet" \
+    "$speech/synthetic/metadata.csv" > "$output/few/prompts.csv"
+"$bin/voxveil" voices build "$output/few/prompts.csv" "$output/prompts.parquet" \
     --model "$output/streamvoiceanon" --neutral
 cp -r "$speech/pieces/audio" "$output/chosen/"
 grep -E '^(utt_id|2436|2843|3240|3857|4406|6836|8014)[-,]' "$speech/pieces/metadata.csv" > "$output/chosen/metadata.csv"

@@ -27,8 +27,8 @@ SEEN_ELSEWHERE = 0.02  # share of a code's phonemes that is everybody's
 
 @dataclass(frozen=True)
 class Told:
-    """An utterance: what the trunk makes of it, heard in one way or several, each [2n, width]; the codes [n] that are
-    wanted and the phonemes [n] by number, both as they are said, without any lag."""
+    """An utterance: what the trunk makes of it, heard in one way or several, each [2n, width]; the codes [n] that the
+    encoder as it was gave to what is wanted; and the phonemes [n] by number, when they are said."""
 
     heard: tuple[Tensor, ...]
     codes: Tensor
@@ -84,7 +84,7 @@ def fit(
     """Train what follows the trunk, all but the codebook; yield the losses of each step in nats: phonemes and codes.
 
     `knows` [codes, phones] says what codes tell. The codes tell the phoneme of `lag` frames before, and come `later`
-    frames after those that are wanted.
+    frames after those that are wanted. Raises ValueError where a loss is not a number.
     """
     generator = torch.Generator().manual_seed(seed)
     codebook = quantizer_of(encoder).codebook.weight.detach()
@@ -102,16 +102,25 @@ def fit(
             group["lr"] = rate
         heard, codes, phones = draw(corpus, lag, later, generator)
         logits = log_likeness(points(encoder, heard).flatten(0, 1), codebook, sharpness.exp()).log_softmax(-1)
-        of_codes = F.nll_loss(logits, codes.flatten(), ignore_index=UNKNOWN)
+        of_codes = surprise(logits, codes.flatten())
         told = (logits.exp() @ knows).clamp(min=1e-6).log()
-        of_phones = F.nll_loss(told, phones.flatten(), ignore_index=UNKNOWN)
+        of_phones = surprise(told, phones.flatten())
         optimizer.zero_grad()
-        (of_phones.nan_to_num() + CODE_WEIGHT * of_codes.nan_to_num()).backward()
+        loss = of_phones + CODE_WEIGHT * of_codes
+        if not loss.isfinite():
+            raise ValueError(f"step {step}: a loss is not a number")
+        loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         yield float(of_phones.detach()), float(of_codes.detach())
     for value in moved:
         value.requires_grad_(False)
+
+
+def surprise(likely: Tensor, said: Tensor) -> Tensor:
+    """Map log-probabilities [N, K] and numbers [N] to their cross-entropy where they are known; 0 where none is."""
+    known = said != UNKNOWN
+    return F.nll_loss(likely[known], said[known], reduction="sum") / known.sum().clamp(min=1)
 
 
 def log_likeness(points: Tensor, codebook: Tensor, sharpness: Tensor) -> Tensor:

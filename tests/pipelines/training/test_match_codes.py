@@ -2,8 +2,10 @@
 
 import csv
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from test_fit_codebook import TINY
 
 from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
+from models.streamvoiceanon.training.matching import Told
 from models.streamvoiceanon.training.shared_codes import CODEBOOK
 from pipelines import match_codes
 from pipelines.training.model_folder import fresh_base, read_base, write_model
@@ -99,6 +102,42 @@ def test_frames_have_the_codes_of_the_voice_and_the_phonemes_of_the_alignment(sp
     assert torch.equal(voice.codes, whole // TINY.content_encoder.pitch_codes)
     assert voice.phones.tolist() == [0] * 5 + [1] * 7 + [2] * 13
     assert [len(moved.heard), len(hearing[4].heard)] == [3, 1], "whom no training hears is heard as he is"
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_those_aside_are_heard_by_no_training(speech: Path, monkeypatch: pytest.MonkeyPatch, threads: str) -> None:
+    trained: list[Told] = []
+    knew: list[torch.Tensor] = []
+
+    def fit(_: Any, corpus: list[Told], *__: Any) -> Iterator[tuple[float, float]]:
+        trained.extend(corpus)
+        yield 0.0, 0.0
+
+    def phones_of_codes(codebook: torch.Tensor, codes: torch.Tensor, *_: Any) -> torch.Tensor:
+        knew.append(codes)
+        return torch.ones(len(codebook), 50)
+
+    monkeypatch.setattr(match_codes, "fit", fit)
+    monkeypatch.setattr(match_codes, "phones_of_codes", phones_of_codes)
+    match_codes.main(arguments(speech, "--threads", threads))
+    assert len(trained) == 4, "anna's three and the actor"
+    assert all(len(told.heard) == 2 for told in trained)
+    assert len(knew[0]) == len(trained[2].codes) - 1, "of anna's voice alone"
+
+
+def test_a_name_that_nobody_has_is_refused(speech: Path) -> None:
+    with pytest.raises(SystemExit, match="--aside: nobody is called emil"):
+        match_codes.main(arguments(speech, "--aside", "bert", "emil"))
+
+
+def test_nothing_to_learn_from_is_one_line(speech: Path) -> None:
+    with pytest.raises(SystemExit, match="no text fits"):
+        match_codes.main(arguments(speech, "--aside", *READERS))
+
+
+def test_later_codes_want_the_voices(speech: Path) -> None:
+    with pytest.raises(SystemExit, match="--voices is needed"):
+        match_codes.main(arguments(speech, "--lag", "2"))
 
 
 def test_codes_cannot_tell_what_is_said_sooner(speech: Path) -> None:

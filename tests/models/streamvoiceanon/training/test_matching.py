@@ -74,10 +74,18 @@ def test_what_is_not_known_counts_for_nothing(encoder: ContentEncoder, corpus: C
     unknown = [Told(t.heard, torch.full_like(t.codes, UNKNOWN), torch.full_like(t.phones, UNKNOWN)) for t in corpus(0)]
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     list(fit(encoder, unknown, knows, lag=1, later=0, steps=1, seed=0))
-    moved = max(float((value - before[name]).abs().max()) for name, value in encoder.state_dict().items())
-    assert moved < 1e-4, "weight decay alone"
+    moved = torch.stack([(value - before[name]).abs().max() for name, value in encoder.state_dict().items()]).max()
+    assert float(moved) < 1e-4, "weight decay alone"
     with pytest.raises(ValueError, match="nothing is known"):
         agreement(encoder, unknown, knows, lag=1, later=0)
+
+
+def test_a_loss_that_is_not_a_number_ends_the_training(
+    encoder: ContentEncoder, corpus: Callable[[int], list[Told]]
+) -> None:
+    broken = [Told((torch.full_like(t.heard[0], torch.nan),), t.codes, t.phones) for t in corpus(0)]
+    with pytest.raises(ValueError, match="step 0: a loss is not a number"):
+        list(fit(encoder, broken, torch.eye(4).repeat_interleave(2, 0), lag=1, later=0, steps=1, seed=0))
 
 
 def test_numbers_come_later_and_their_ends_are_lost() -> None:
