@@ -1,0 +1,48 @@
+"""The attacker of `benchmarks.choices` learns from other people's speech as the setting anonymizes it."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import choices
+from benchmarks.choices import Ears, Speech
+
+
+def speech(speakers: list[str]) -> Speech:
+    count = len(speakers)
+    nothing: list[str | None] = [None] * count
+    waves = [np.zeros(16, np.float32)] * count
+    return Speech([f"u{number}" for number in range(count)], speakers, nothing, nothing, waves)
+
+
+def test_the_attacker_sees_what_stays_the_same_for_a_person() -> None:
+    """What differs between a person's recordings is loud in the embeddings, and who speaks is quiet."""
+    random = np.random.default_rng(0)
+    names = [f"s{number // 4}" for number in range(80)]
+    who = np.repeat(random.standard_normal((20, 2)), 4, axis=0)
+    embeddings = np.concatenate([10.0 * random.standard_normal((80, 2)), who], axis=1).astype(np.float32)
+    ears: Any = object.__new__(Ears)
+    ears.encoder = SimpleNamespace(embed=lambda waves: embeddings[: len(waves)])
+    others = speech(names)
+    attacker = ears.train_attacker(others, others.waves)
+    assert (attacker.speakers, attacker.utterances) == (20, 80)
+    noise, voice = np.eye(4, dtype=np.float32)[[0, 2]]
+    moved = attacker.project(np.stack([np.zeros(4, np.float32), noise, voice]))
+    assert np.linalg.norm(moved[2] - moved[0]) > 5 * np.linalg.norm(moved[1] - moved[0])
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [(["a", "c", "c"], "a would be attacked by who was trained on them"), (["c", "c", "d"], "two people with two")],
+)
+def test_who_is_attacked_trains_nobody_and_one_person_is_too_few(
+    monkeypatch: pytest.MonkeyPatch, others: list[str], said: str
+) -> None:
+    monkeypatch.setattr(choices, "read_speech", lambda folder: speech(others if folder.name == "o" else ["a", "b"]))
+    monkeypatch.setattr(choices, "Ears", None)
+    asked = ["choices", "--model", "m", "--voices", "v", "--speech", "s", "--others", "o"]
+    monkeypatch.setattr("sys.argv", asked)
+    with pytest.raises(SystemExit, match=said):
+        choices.main()
