@@ -47,9 +47,8 @@ def main() -> None:
     ears = Ears(read_speech(options.speech), options.threads)
     misread, quality = judge(StreamVoiceAnon.from_pretrained(options.model), bank, ears, options.utterances)
     best = np.argsort(places(misread) + places(-quality), kind="stable")
-    _, firsts = np.unique(
-        numbers[best] // options.prompts, return_index=True
-    )  # of each voice the place of its best prompt
+    # Of each voice the place of its best prompt.
+    _, firsts = np.unique(numbers[best] // options.prompts, return_index=True)
     chosen = best[np.sort(firsts)[: options.keep]]
     print("| voices | words misread | DNSMOS |\n|---|---|---|")
     for name, rows in (("all", best), ("kept", chosen), ("left out", np.setdiff1d(best, chosen))):

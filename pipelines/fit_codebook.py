@@ -8,7 +8,6 @@ speakers that the training held out are held out again, and say how often the ph
 """
 
 import argparse
-import hashlib
 import io
 import json
 import shutil
@@ -19,14 +18,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from safetensors.torch import save
 
 from models.streamvoiceanon.content_encoder import ContentEncoder, NearestQuantizer
 from models.streamvoiceanon.shapes import SMALL, SMALL_SIGNS
 from models.streamvoiceanon.training.codebook import Taught, agreement, fit_quantizer
 from models.streamvoiceanon.training.perturb import perturb
 from models.streamvoiceanon.training.teachers import PROSODY
-from pipelines.training.model_folder import fresh_base, read_base, write_model
+from pipelines.training.model_folder import fresh_base, read_base, source_of, write_model
 from pipelines.training.pairs import split_speakers
 from pipelines.training.rows import Rows
 from pipelines.training.run_folder import DESCRIPTION
@@ -98,9 +96,8 @@ def put_encoder(encoder: ContentEncoder, folder: Path, training: str) -> None:
     if base.config != SMALL:
         raise SystemExit(f"{folder} is not of the shape small")
     state = encoder.state_dict()
-    digest = hashlib.sha256(training.encode() + save(state))
     partial = folder.with_name(f".{folder.name}-codebook")
-    sources = base.sources | {"content_encoder": digest.hexdigest()}
+    sources = base.sources | {"content_encoder": source_of(state, training)}
     write_model(partial, replace(base, folder=folder), {"content_encoder": state}, sources)
     former = partial.with_name(f"{partial.name}-former")
     if folder.exists():

@@ -11,9 +11,8 @@ that of the voice that says the same.
 
 import argparse
 import csv
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,28 +20,28 @@ import soundfile
 import soxr
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 from torch.utils.data import DataLoader, Dataset
 
 from models import registry
 from models.phones import PhoneHead, phones_at, read_alignment
-from models.streamvoiceanon import VoiceBank
 from models.streamvoiceanon.content_encoder import ContentEncoder
 from models.streamvoiceanon.frontend import FrameConfig
 from models.streamvoiceanon.training.matching import (
     UNKNOWN,
     Told,
     agreement,
+    delayed,
     fit,
     phones_of_codes,
     quantizer_of,
     trunk,
 )
 from models.streamvoiceanon.training.perturb import perturb
-from pipelines.training.model_folder import Base, read_base, write_model
+from models.streamvoiceanon.whisper_trunk import RING
+from pipelines.training.model_folder import Base, read_base, source_of, write_model
 
-FORMER_LAG = 1  # of the codes of `pretrain content --config small`, frames
-PLACES = 3_000  # of the trunk's ring
+LAG = 1  # frames: a code of `pretrain content --config small` tells what was said so long before
+SEED = 0
 TOLD_EVERY = 100
 
 Wave = NDArray[np.float32]
@@ -69,57 +68,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--aside", nargs="*", default=[], help="speakers of the pieces whom no training hears")
     parser.add_argument("--model", type=Path, required=True, help="model folder of the shape small")
     parser.add_argument("--into", type=Path, required=True, help="model folder to write")
-    parser.add_argument("--voices", type=Path, help="voice bank of the model, whose codes come later as well")
-    parser.add_argument("--lag", type=int, default=FORMER_LAG, help="a code tells what was said so many frames before")
     parser.add_argument("--ways", type=int, default=3, help="in how many ways each recording is heard")
     parser.add_argument("--steps", type=int, default=450)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
-    later = options.lag - FORMER_LAG
-    if later < 0:
-        raise SystemExit(f"--lag: codes tell what was said {FORMER_LAG} frame before, and cannot tell it sooner")
-    if later and options.voices is None:
-        raise SystemExit("--lag: the codes of the voices have to come later as well, so --voices is needed")
-    bank = VoiceBank.load(options.voices) if options.voices else None
     torch.set_num_threads(options.threads)
     recordings = [*read_readers(options.said, options.pieces), *read_others(options.others)]
-    known = {recording.speaker for recording in recordings}
-    if missing := set(options.aside) - known:
+    if missing := set(options.aside) - {recording.speaker for recording in recordings}:
         raise SystemExit(f"--aside: nobody is called {', '.join(sorted(missing))}")
     if not any(recording.kind == "voice" and recording.speaker not in options.aside for recording in recordings):
         raise SystemExit(f"{options.said}: no text fits; has pipelines.align_speech moved the recordings?")
     phones = PhoneHead.load(registry.resolve(registry.PHONES).path).phones
     base = read_base(str(options.model))
     encoder = encoder_of(base)
-    hearing = Hearing(encoder, base.config.frames, recordings, phones, options.aside, options.ways, options.seed)
-    heard: Heard = {}
-    loader = DataLoader(hearing, batch_size=None, num_workers=options.threads if options.threads > 1 else 0)
-    for number, (recording, told) in enumerate(zip(recordings, loader, strict=True), 1):
-        own = Told(tuple(way.clone() for way in told.heard), told.codes.clone(), told.phones.clone())
-        heard.setdefault((recording.kind, recording.speaker in options.aside), []).append(own)  # no worker's file
-        if number % TOLD_EVERY == 0 or number == len(recordings):
-            print(f"{number} of {len(recordings)} recordings heard", flush=True)
+    hearing = Hearing(encoder, base.config.frames, recordings, phones, options.aside, options.ways)
+    heard = hear(hearing, options.threads)
     voices = heard["voice", False]
-    codes, said = (
-        torch.cat([getattr(told, name)[first : len(told.codes) + first - FORMER_LAG] for told in voices])
-        for name, first in (("codes", FORMER_LAG), ("phones", 0))
-    )
+    codes = torch.cat([told.codes for told in voices])
+    said = torch.cat([delayed(told.phones, LAG, len(told.codes)) for told in voices])
     knows = phones_of_codes(quantizer_of(encoder).codebook.weight, codes, said, len(phones))
-    tell(encoder, heard, knows, FORMER_LAG, 0, "before")
+    tell(encoder, heard, knows, "before")
     corpus = [told for (_, aside), several in heard.items() if not aside for told in several]
     losses = []
-    for step, loss in enumerate(fit(encoder, corpus, knows, options.lag, later, options.steps, options.seed), 1):
+    for step, loss in enumerate(fit(encoder, corpus, knows, LAG, options.steps, SEED), 1):
         losses.append(loss)
         if step % TOLD_EVERY == 0 or step == options.steps:
             of_phones, of_codes = np.mean(losses[-TOLD_EVERY:], axis=0)
             print(f"step {step} of {options.steps}: phonemes {of_phones:.3f}, codes {of_codes:.3f}", flush=True)
-    tell(encoder, heard, knows, options.lag, later, "after")
-    write(encoder, base, options.into)
-    if bank is not None:
-        pitches = max(1, encoder.config.pitch_codes)
-        moved = [replace(voice, content=later_codes(voice.content, later, pitches)) for voice in bank.voices]
-        VoiceBank(moved).save(options.into / "voices.parquet")
+    tell(encoder, heard, knows, "after")
+    state = {name: value.detach().clone() for name, value in encoder.state_dict().items()}
+    source = source_of(state, base.sources.get("content_encoder", "none"))
+    write_model(options.into, base, {"content_encoder": state}, base.sources | {"content_encoder": source})
+    print(f"wrote {options.into}")
+
+
+def hear(hearing: "Hearing", threads: int) -> Heard:
+    """Hear all recordings, in as many processes where there are several `threads`."""
+    heard: Heard = {}
+    recordings = hearing.recordings
+    loader = DataLoader(hearing, batch_size=None, num_workers=threads if threads > 1 else 0)
+    for number, (recording, told) in enumerate(zip(recordings, loader, strict=True), 1):
+        own = Told(tuple(way.clone() for way in told.heard), told.codes.clone(), told.phones.clone())
+        heard.setdefault((recording.kind, recording.speaker in hearing.aside), []).append(own)  # no worker's file
+        if number % TOLD_EVERY == 0 or number == len(recordings):
+            print(f"{number} of {len(recordings)} recordings heard", flush=True)
+    return heard
 
 
 def encoder_of(base: Base) -> ContentEncoder:
@@ -164,10 +157,9 @@ class Hearing(Dataset[Told]):
         phones: Sequence[str],
         aside: Sequence[str],
         ways: int,
-        seed: int,
     ) -> None:
         self.encoder, self.frames, self.recordings = encoder, frames, recordings
-        self.aside, self.ways, self.seed = set(aside), ways, seed
+        self.aside, self.ways = set(aside), ways
         self.phones = {name: number for number, name in enumerate(phones)}
 
     def __len__(self) -> int:
@@ -175,15 +167,14 @@ class Hearing(Dataset[Told]):
 
     def __getitem__(self, number: int) -> Told:
         recording = self.recordings[number]
-        random = np.random.default_rng([self.seed, number])
+        random = np.random.default_rng([SEED, number])
         wave = self.read(recording.path)
         frames = len(wave) // self.frames.samples
         waves = [wave]
         if recording.speaker not in self.aside:
             waves += [perturb(wave, self.frames.sample_rate, random) for _ in range(self.ways - 1)]
         heard = [
-            trunk(self.encoder, torch.from_numpy(own), self.frames.samples, int(random.integers(PLACES)))
-            for own in waves
+            trunk(self.encoder, torch.from_numpy(own), self.frames.samples, int(random.integers(RING))) for own in waves
         ]
         codes, phones = (torch.full((frames,), UNKNOWN) for _ in range(2))
         if recording.wanted is not None:
@@ -211,29 +202,13 @@ class Hearing(Dataset[Told]):
         return np.pad(wave, (0, -len(wave) % self.frames.samples))
 
 
-def tell(encoder: ContentEncoder, heard: Heard, knows: torch.Tensor, lag: int, later: int, when: str) -> None:
+def tell(encoder: ContentEncoder, heard: Heard, knows: torch.Tensor, when: str) -> None:
     """Print how the codes of those aside agree with what is said."""
     for kind, name in (("piece", "readers"), ("moved", "readers, moved"), ("voice", "voices")):
         if aside := heard.get((kind, True)):
-            right, alike = agreement(encoder, aside, knows, lag, later)
+            right, alike = agreement(encoder, aside, knows, LAG)
             also = "" if kind == "piece" else f", {alike:.3f} of codes are the voice's"
             print(f"{when}, {name:14}: {right:.3f} of phonemes{also}", flush=True)
-
-
-def later_codes(codes: torch.Tensor, frames: int, pitches: int) -> torch.Tensor:
-    """Return content codes [n] so many frames later, the first again before them; their pitch stays where it is."""
-    said = codes // pitches
-    moved = torch.cat([said[:1].expand(min(frames, len(said))), said[: max(0, len(said) - frames)]])
-    return moved * pitches + codes % pitches
-
-
-def write(encoder: ContentEncoder, base: Base, into: Path) -> None:
-    """Write the model with another content encoder."""
-    state = {name: value.detach().clone() for name, value in encoder.state_dict().items()}
-    former = base.sources.get("content_encoder", "none")
-    digest = hashlib.sha256(former.encode() + save(state)).hexdigest()
-    write_model(into, base, {"content_encoder": state}, base.sources | {"content_encoder": digest})
-    print(f"wrote {into}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
-from synthesizer import SAMPLE_RATE, Kokoro, Utterance
+from synthesizer import Kokoro
+from utterance import SAMPLE_RATE, Utterance
 
 HERE = Path(__file__).parent
 AUDIO_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from synthesizer import SAMPLE_RATE, Kokoro, Spoken, Utterance
+from synthesizer import Kokoro
+from utterance import SAMPLE_RATE, Spoken, Utterance
 
 VOICES = 48
 VARIANTS = {"": 1.0, "s": 0.93, "f": 1.07}  # what is added to a voice's name: how fast it is played

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import soundfile
 from make_training_speech import VOICES, mixtures, write_alignment, write_audio
-from synthesizer import Kokoro, Utterance
+from synthesizer import Kokoro
+from utterance import Utterance
 
 TOKENS_PER_SECOND = 17.5  # of the synthesizer at its own speed
 SLOWEST, FASTEST = 0.75, 1.4

@@ -1,4 +1,4 @@
-"""Synthetic speech by Kokoro-82M, for the scripts beside this one: what is said, by whom, and how.
+"""Synthetic speech by Kokoro-82M, for the scripts beside this one.
 
 The environment that it needs is described in make_sample.py.
 """
@@ -6,7 +6,6 @@ The environment that it needs is described in make_sample.py.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,12 +14,12 @@ import onnx
 import onnxruntime
 import soxr
 from kokoro_onnx.tokenizer import Tokenizer
+from utterance import SAMPLE_RATE, Spoken, Utterance
 
 HERE = Path(__file__).parent
 MODEL_SHA256 = "6e742170d309016e5891a994e1ce1559c702a2ccd0075e67ef7157974f6406cb"
 MODEL_RATE = 24_000  # Hz
 DURATIONS = "/encoder/Clip_output_0"  # what the model computes of each token's length, in steps of its own
-SAMPLE_RATE = 16_000  # Hz
 
 STRENGTH = 0.8  # how far an expressive utterance goes from neutral (0) to the manner found (1)
 
@@ -29,34 +28,6 @@ SPEAKER_SPREAD_DB = 2.0  # people sit nearer to a microphone or farther from it
 UTTERANCE_SPREAD_DB = 1.0
 SILENCE_DB = -45.0  # below the peak: what counts as silence at the ends
 MARGIN = 0.15  # seconds of silence kept at each end
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """What is to be said; `voice` names the synthesizer's voices whose mean it is, one oftener to weigh more."""
-
-    utt_id: str
-    speaker_id: str
-    voice: tuple[str, ...]
-    emotion: str
-    text: str
-
-    @property
-    def gender(self) -> str:
-        """Kokoro's names: a language, f or m, an underscore."""
-        return self.voice[0][1]
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """Float samples at SAMPLE_RATE; the token that each phoneme was, and where it ends, in seconds.
-
-    The first token and the last one are silence, "".
-    """
-
-    samples: np.ndarray
-    phonemes: list[str]
-    ends: np.ndarray
 
 
 class Kokoro:

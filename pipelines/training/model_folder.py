@@ -1,5 +1,6 @@
 """Model folders: reading the base of a training, and writing what came of it under the same contract."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,6 +60,13 @@ def fresh_base(config: Config, seed: int, speaker_encoders: str | None) -> Base:
         other = read_base(speaker_encoders)
         states |= {name: other.states[name] for name in ("style_encoder", "timbre_encoder")}
     return Base(Path(), "none", config, states, {})
+
+
+def source_of(state: Mapping[str, Tensor], former: str) -> str:
+    """Return the digest of weights and of what they came of, `former`: what `sources` says of a network."""
+    from safetensors.torch import save
+
+    return hashlib.sha256(former.encode() + save(dict(state))).hexdigest()
 
 
 def write_model(folder: Path, base: Base, trained: Mapping[str, Mapping[str, Tensor]], sources: dict[str, str]) -> None:

@@ -3,8 +3,7 @@
 A language model knows codes by the speech that it learnt to speak from, which is synthetic; of people's speech the same
 encoder makes other codes, and words are lost there. Codebook and language model stay here, and what follows the
 encoder's trunk is trained anew: a frame of a person's recording shall get the code that the encoder as it was gave to
-the synthetic recording of the same words at that moment, or another that tells the same phoneme. The new codes may come
-later than the former ones, having heard more of what follows; a language model reads them as if its delay were shorter.
+the synthetic recording of the same words at that moment, or another that tells the same phoneme.
 """
 
 import math
@@ -79,12 +78,12 @@ def points(encoder: ContentEncoder, heard: Tensor) -> Tensor:
 
 
 def fit(
-    encoder: ContentEncoder, corpus: Sequence[Told], knows: Tensor, lag: int, later: int, steps: int, seed: int
+    encoder: ContentEncoder, corpus: Sequence[Told], knows: Tensor, lag: int, steps: int, seed: int
 ) -> Iterator[tuple[float, float]]:
     """Train what follows the trunk, all but the codebook; yield the losses of each step in nats: phonemes and codes.
 
-    `knows` [codes, phones] says what codes tell. The codes tell the phoneme of `lag` frames before, and come `later`
-    frames after those that are wanted. Raises ValueError where a loss is not a number.
+    `knows` [codes, phones] says what codes tell, which is the phoneme of `lag` frames before. Raises ValueError where
+    a loss is not a number.
     """
     generator = torch.Generator().manual_seed(seed)
     codebook = quantizer_of(encoder).codebook.weight.detach()
@@ -100,7 +99,7 @@ def fit(
         rate = PEAK_RATE * min(1.0, (step + 1) / WARMUP) * (LAST_SHARE + (1 - LAST_SHARE) * cosine)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        heard, codes, phones = draw(corpus, lag, later, generator)
+        heard, codes, phones = draw(corpus, lag, generator)
         logits = log_likeness(points(encoder, heard).flatten(0, 1), codebook, sharpness.exp()).log_softmax(-1)
         of_codes = surprise(logits, codes.flatten())
         told = (logits.exp() @ knows).clamp(min=1e-6).log()
@@ -129,7 +128,7 @@ def log_likeness(points: Tensor, codebook: Tensor, sharpness: Tensor) -> Tensor:
     return -sharpness * squares
 
 
-def draw(corpus: Sequence[Told], lag: int, later: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def draw(corpus: Sequence[Told], lag: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Return utterances that are drawn: what the trunk makes of them [B, 2n, width], codes and phonemes [B, n]."""
     heard, codes, phones = [], [], []
     for index in torch.randint(len(corpus), (BATCH,), generator=generator).tolist():
@@ -137,7 +136,7 @@ def draw(corpus: Sequence[Told], lag: int, later: int, generator: torch.Generato
         way = int(torch.randint(len(told.heard), (), generator=generator))
         frames = min(LONGEST, len(told.heard[way]) // 2)
         heard.append(told.heard[way][: 2 * frames].float())
-        codes.append(delayed(told.codes, later, frames))
+        codes.append(delayed(told.codes, 0, frames))
         phones.append(delayed(told.phones, lag, frames))
     pad = nn.utils.rnn.pad_sequence
     return pad(heard, True), pad(codes, True, UNKNOWN), pad(phones, True, UNKNOWN)
@@ -149,9 +148,7 @@ def delayed(numbers: Tensor, frames: int, length: int) -> Tensor:
 
 
 @torch.no_grad()
-def agreement(
-    encoder: ContentEncoder, corpus: Sequence[Told], knows: Tensor, lag: int, later: int
-) -> tuple[float, float]:
+def agreement(encoder: ContentEncoder, corpus: Sequence[Told], knows: Tensor, lag: int) -> tuple[float, float]:
     """Return how often the phoneme that a code tells is the one said, and how often it is the code that is wanted.
 
     Raises ValueError where no phoneme is known; no code: the second is not a number.
@@ -162,7 +159,7 @@ def agreement(
     for told in corpus:
         codes = quantizer.nearest(points(encoder, told.heard[0].float().unsqueeze(0))[0])
         for found, wanted, after, figures in (
-            (tells[codes], told.phones, lag, right), (codes, told.codes, later, alike)
+            (tells[codes], told.phones, lag, right), (codes, told.codes, 0, alike)
         ):  # fmt: skip
             wanted = delayed(wanted, after, len(codes))
             figures.append((found == wanted)[wanted != UNKNOWN])

@@ -3,7 +3,6 @@
 import csv
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from test_fit_codebook import TINY
 
-from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
+from models.streamvoiceanon import StreamVoiceAnon
 from models.streamvoiceanon.training.matching import Told
 from models.streamvoiceanon.training.shared_codes import CODEBOOK
 from pipelines import match_codes
@@ -63,12 +62,8 @@ def arguments(speech: Path, *more: str) -> list[str]:
     return [*paths, "--steps", "2", "--ways", "2", "--threads", "1", "--aside", "bert", *more]
 
 
-def test_the_model_gets_another_encoder_and_its_voices_come_later(
-    speech: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    voice = StreamVoiceAnon.from_pretrained(speech / "model").make_voice(torch.randn(RATE) * 0.1)
-    VoiceBank([replace(voice, voice_id="one")]).save(speech / "voices.parquet")
-    match_codes.main(arguments(speech, "--lag", "2", "--voices", str(speech / "voices.parquet")))
+def test_the_model_gets_another_encoder_and_keeps_the_rest(speech: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    match_codes.main(arguments(speech))
     told = capsys.readouterr().out
     assert "7 of 7 recordings heard" in told, "three of each reader's text that fits, and the actor"
     assert "before, readers" in told
@@ -79,10 +74,6 @@ def test_the_model_gets_another_encoder_and_its_voices_come_later(
     assert torch.equal(after.states["content_encoder"][CODEBOOK], before.states["content_encoder"][CODEBOOK])
     other = before.states["acoustic_lm"]
     assert all(torch.equal(after.states["acoustic_lm"][name], value) for name, value in other.items())
-    (moved,) = VoiceBank.load(speech / "matched" / "voices.parquet").voices
-    pitches = TINY.content_encoder.pitch_codes
-    assert torch.equal(moved.content[1:] // pitches, voice.content[:-1] // pitches)
-    assert torch.equal(moved.content % pitches, voice.content % pitches)
 
 
 def test_frames_have_the_codes_of_the_voice_and_the_phonemes_of_the_alignment(speech: Path) -> None:
@@ -92,7 +83,7 @@ def test_frames_have_the_codes_of_the_voice_and_the_phonemes_of_the_alignment(sp
     ]
     base = read_base(str(speech / "model"))
     encoder = match_codes.encoder_of(base)
-    hearing = match_codes.Hearing(encoder, TINY.frames, recordings, ["", "s", "\u0259"], ["bert"], 3, 0)
+    hearing = match_codes.Hearing(encoder, TINY.frames, recordings, ["", "s", "\u0259"], ["bert"], 3)
     piece, moved, voice = (hearing[number] for number in range(3))
     assert (piece.codes == -100).all()
     assert torch.equal(moved.codes, voice.codes)
@@ -122,7 +113,7 @@ def test_those_aside_are_heard_by_no_training(speech: Path, monkeypatch: pytest.
     match_codes.main(arguments(speech, "--threads", threads))
     assert len(trained) == 4, "anna's three and the actor"
     assert all(len(told.heard) == 2 for told in trained)
-    assert len(knew[0]) == len(trained[2].codes) - 1, "of anna's voice alone"
+    assert len(knew[0]) == len(trained[2].codes), "of anna's voice alone"
 
 
 def test_a_name_that_nobody_has_is_refused(speech: Path) -> None:
@@ -133,16 +124,6 @@ def test_a_name_that_nobody_has_is_refused(speech: Path) -> None:
 def test_nothing_to_learn_from_is_one_line(speech: Path) -> None:
     with pytest.raises(SystemExit, match="no text fits"):
         match_codes.main(arguments(speech, "--aside", *READERS))
-
-
-def test_later_codes_want_the_voices(speech: Path) -> None:
-    with pytest.raises(SystemExit, match="--voices is needed"):
-        match_codes.main(arguments(speech, "--lag", "2"))
-
-
-def test_codes_cannot_tell_what_is_said_sooner(speech: Path) -> None:
-    with pytest.raises(SystemExit, match="cannot tell it sooner"):
-        match_codes.main(arguments(speech, "--lag", "0"))
 
 
 def test_several_channels_are_refused(speech: Path) -> None:
