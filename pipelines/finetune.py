@@ -151,6 +151,7 @@ def build_finetune(job: FinetuneJob) -> "tuple[LanguageModelTask, CodesFeed]":
         LanguageModelTaskConfig,
         language_model,
     )
+    from pipelines.training.ears import loudspeaker_of
 
     base = read_base(job.model)
     feed = feed_of(job, base, read_prepared(job.folder / "prepared", "voxveil finetune prepare"))
@@ -167,10 +168,12 @@ def build_finetune(job: FinetuneJob) -> "tuple[LanguageModelTask, CodesFeed]":
         smallest_delay=job.delays[0],
         largest_delay=job.delays[1],
         corrupted=job.corrupted,
+        listening_weight=job.listening_weight,
         validation_delay=base.config.acoustic_lm.delay,
         seed=job.training.seed,
     )
-    return LanguageModelTask(lm, config), feed
+    loudspeaker = loudspeaker_of(base) if job.listening_weight else None
+    return LanguageModelTask(lm, config, loudspeaker=loudspeaker), feed
 
 
 def described(job: FinetuneJob, prepared: Prepared) -> dict[str, Any]:
@@ -181,7 +184,7 @@ def described(job: FinetuneJob, prepared: Prepared) -> dict[str, Any]:
 
 TRAINS = {
     *("pairing", "teacher", "distillation", "distillation_weight", "content_weight", "delays"),
-    *("corrupted", "prompt_seconds", "validation_share", "validation_pairs", "training"),
+    *("corrupted", "listening_weight", "prompt_seconds", "validation_share", "validation_pairs", "training"),
 }
 
 

@@ -14,6 +14,7 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import soundfile
@@ -38,7 +39,7 @@ from models.streamvoiceanon.training.matching import (
 )
 from models.streamvoiceanon.training.perturb import perturb
 from models.streamvoiceanon.whisper_trunk import RING
-from pipelines.training.model_folder import Base, read_base, source_of, write_model
+from pipelines.training.model_folder import read_base, source_of, write_model
 
 LAG = 1  # frames: a code of `pretrain content --config small` tells what was said so long before
 SEED = 0
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"{options.said}: no text fits; has pipelines.align_speech moved the recordings?")
     phones = PhoneHead.load(registry.resolve(registry.PHONES).path).phones
     base = read_base(str(options.model))
-    encoder = encoder_of(base)
+    encoder = cast(ContentEncoder, base.network("content_encoder"))
     hearing = Hearing(encoder, base.config.frames, recordings, phones, options.aside, options.ways)
     heard = hear(hearing, options.threads)
     voices = heard["voice", False]
@@ -113,13 +114,6 @@ def hear(hearing: "Hearing", threads: int) -> Heard:
         if number % TOLD_EVERY == 0 or number == len(recordings):
             print(f"{number} of {len(recordings)} recordings heard", flush=True)
     return heard
-
-
-def encoder_of(base: Base) -> ContentEncoder:
-    """Return the model's content encoder, to be heard with and trained."""
-    encoder = ContentEncoder(base.config.content_encoder, base.config.frames)
-    encoder.load_state_dict({name: value.float() for name, value in base.states["content_encoder"].items()})
-    return encoder.eval().requires_grad_(False)
 
 
 def read_readers(said: Path, pieces: Path) -> Iterator[Recording]:

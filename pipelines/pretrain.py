@@ -32,6 +32,7 @@ from pipelines.training.run_folder import begin, training_digest
 
 if TYPE_CHECKING:
     from models.streamvoiceanon import Config
+    from models.streamvoiceanon.checkpoint import StateDict
     from models.streamvoiceanon.training.task import Task
     from models.streamvoiceanon.whisper_trunk import WhisperTrunk
     from pipelines.progress import Track
@@ -109,6 +110,8 @@ def base_of(stage: Stage, job: PretrainJob) -> Base:
             f"the language model learns codes, and what makes them is not trained yet in {job.model}: run "
             + " and ".join(f"`voxveil pretrain {other}`" for other in untrained)
         )
+    if stage == "codec" and job.listening_weight and "content" in untrained:
+        raise InputError(f"listening_weight: the content encoder listens, and that of {job.model} is not trained yet")
     return base
 
 
@@ -174,6 +177,7 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
     )
     from models.streamvoiceanon.training.shared_codes import CODEBOOK, nearest_codes, share_codes
     from models.streamvoiceanon.training.teachers import PROSODY
+    from pipelines.training.ears import listener_of, loudspeaker_of
     from pipelines.training.waves_feed import WavesFeed
 
     sizes, settings = job.sizes(), job.training
@@ -212,14 +216,16 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             validation_delay=sizes.acoustic_lm.delay,
             corrupted=job.corrupted,
             confused=job.confused,
+            listening_weight=job.listening_weight,
             seed=settings.seed,
         )
+        loudspeaker = loudspeaker_of(base_of(stage, job)) if job.listening_weight else None
         neighbours = None
         if job.confused:
             if codebook is None:
                 raise InputError("confused: this shape's content encoder has no codebook, so codes have no neighbours")
             neighbours = nearest_codes(codebook.float())
-        task = LanguageModelTask(network, losses, neighbours)
+        task = LanguageModelTask(network, losses, neighbours, loudspeaker)
         return task, CodesFeed(parts, pairs, settings.batch_size, teacher=False)
     crop = max(1, round(job.crop_seconds / sizes.frames.seconds))
     feed = WavesFeed(
@@ -235,9 +241,13 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
     )
     if stage == "codec":
         config = CodecTaskConfig(
-            adversarial_weight=job.adversarial_weight, frozen_codes=job.frozen_codes, seed=settings.seed
+            adversarial_weight=job.adversarial_weight,
+            listening_weight=job.listening_weight,
+            frozen_codes=job.frozen_codes,
+            seed=settings.seed,
         )
-        return CodecTask(network, sizes.frames, config), feed
+        listener = listener_of(base_of(stage, job)) if job.listening_weight else None
+        return CodecTask(network, sizes.frames, config, listener), feed
     width = feed.item(feed.training[0], 0, 1)["teacher"].shape[1]
     wanted = ContentTaskConfig(
         width,
@@ -271,19 +281,37 @@ def begin_with_whisper(trunk: "WhisperTrunk", uri: str) -> None:
 def put_into_model(stage: Stage, job: PretrainJob, training: str) -> None:
     """Replace one network of the model folder by the best weights of its training; the folder changes at once.
 
-    The others are those of the folder as it is now: another stage may have ended since this one began.
+    With `blend` a share of them is that of the weights it began from, which keeps what a short training unlearns
+    (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022, arXiv 2109.01903). The others are those of the
+    folder as it is now: another stage may have ended since this one began.
     """
     from pipelines.training.checkpoints import load_best
 
     base = base_of(stage, job)
     task, _ = build_stage(stage, job)
     load_best(job.folder(stage) / "training", {name: task.players[name] for name in task.exported})
+    trained = task.export()
+    if job.blend < 1.0 and job.start is not None:
+        former = read_start(job.start, job.sizes()).states
+        trained = {name: blended(former[name], state, job.blend) for name, state in trained.items()}
     partial = job.model.with_name(f".{job.model.name}-{uuid.uuid4().hex}")
-    write_model(partial, base, task.export(), base.sources | {NETWORKS[stage]: training})
+    write_model(partial, base, trained, base.sources | {NETWORKS[stage]: training})
     if job.model.exists():
-        former = Path(f"{partial}-former")
-        job.model.replace(former)
+        replaced = Path(f"{partial}-former")
+        job.model.replace(replaced)
         partial.replace(job.model)
-        shutil.rmtree(former)
+        shutil.rmtree(replaced)
     else:
         partial.replace(job.model)
+
+
+def blended(former: "StateDict", trained: "StateDict", share: float) -> "StateDict":
+    """Return weights a `share` of the way from the former to the trained ones; what no former had is the trained."""
+    import torch
+
+    return {
+        name: torch.lerp(former[name].float(), value.float(), share).to(value.dtype)
+        if name in former and value.is_floating_point()
+        else value
+        for name, value in trained.items()
+    }

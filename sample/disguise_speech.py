@@ -4,7 +4,7 @@
 
 Reads the folder's metadata.csv (utt_id, speaker_id, path, text, emotion, gender, language) and writes another: each of
 the speakers in DISGUISES other voices, whose pitch and vocal tract are moved by amounts drawn for the voice, at 16 kHz.
-Nothing else changes, and nothing in time.
+Nothing else changes, and nothing in time. The speaker's own recording goes to `heard`, for each of his disguises.
 """
 
 import argparse
@@ -39,7 +39,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--speakers", nargs="+", required=True, help="whom to disguise")
     options = parser.parse_args()
-    (options.output / "audio").mkdir(parents=True, exist_ok=True)
+    for folder in ("audio", "heard"):
+        (options.output / folder).mkdir(parents=True, exist_ok=True)
     with (options.speech / "metadata.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["speaker_id"] in options.speakers]
     with (options.output / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
@@ -51,6 +52,7 @@ def main() -> None:
             for number in range(1, DISGUISES + 1):
                 voice, name = f"{row['speaker_id']}d{number}", f"{row['utt_id']}d{number}"
                 soundfile.write(options.output / "audio" / f"{name}.flac", disguise(wave, voice), RATE)
+                soundfile.write(options.output / "heard" / f"{name}.flac", wave, RATE)
                 said = (row["text"], row["emotion"], row["gender"], row["language"])
                 table.writerow((name, voice, f"audio/{name}.flac", *said))
     print(f"{len(rows)} utterances of {len({row['speaker_id'] for row in rows})} people in {DISGUISES} voices each")

@@ -21,7 +21,7 @@ speech=$1 real=$2 whisper=$(realpath "$3") output=$4
 bin=$(dirname "$0")/../.venv/bin
 prepare() { "$bin/voxveil" prepare folder "$1" --embed --output "$2"; }
 mkdir -p "$output/content" "$output/lm" "$output/six" "$output/few" "$output/unheld" "$output/chosen" \
-    "$output/alignments"
+    "$output/alignments" "$output/heard"
 
 # Readers whom the content stage holds out (by its seed): nothing below is trained on them, and they choose the voices.
 held='^(2436|2836|2843|322|3240|3242|3857|412|4406|6181|6836|7278|8014)-'
@@ -59,7 +59,16 @@ prepare "$output/unheld" "$output/lm/again.parquet"
 "$bin/python" -m pipelines.match_codes --said "$speech/again" --pieces "$speech/pieces" --others "$output/six" \
     --aside $(echo "$held" | tr -d '^()-' | tr '|' ' ') --model "$output/own/model" --into "$output/matched/model"
 
-"$bin/voxveil" model compact "$output/matched/model" "$output/streamvoiceanon"
+# By ear: first the codec's decoder, which has made no emotional speech yet, then the language model.
+cp "$speech/again/heard"/* "$speech/disguised/heard"/* "$output/heard/"
+mkdir -p "$output/loud"
+cp "$output/lm/again.parquet" "$output/lm/disguised.parquet" "$output/loud/"
+"$bin/voxveil" pretrain codec --config small-heard --index "$output/loud" --name aloud --output "$output" \
+    --start "$output/matched/model"
+"$bin/voxveil" pretrain lm --config small-aloud --index "$output/loud" --name aloud --output "$output" \
+    --start "$output/matched/model" --heard "$output/heard"
+
+"$bin/voxveil" model compact "$output/aloud/model" "$output/streamvoiceanon"
 # Three prompts of each voice; of the voices that speak best the best prompt is kept, by what seven held-out readers say.
 awk -F, -v OFS=, 'NR == 1 { print } NR > 1 && /,neutral,/ && n[$2]++ < 3 { $2 = $2 "-" n[$2]; print }' \
     "$speech/synthetic/metadata.csv" > "$output/few/prompts.csv"

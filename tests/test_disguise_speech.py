@@ -81,7 +81,8 @@ def test_each_becomes_several_people_with_the_labels_that_it_had(
     labels = [tuple(row[name] for name in HEADER[3:]) for row in rows]
     assert labels[:3] == [('Er sagt: "Für dich, mein Lieber."', "anger", "f", "de")] * script.DISGUISES
     assert labels[3:] == [("Good night.", "sadness", "m", "en")] * script.DISGUISES
-    assert sorted(path.name for path in (output / "audio").iterdir()) == [f"{row['utt_id']}.flac" for row in rows]
+    for folder in ("audio", "heard"):
+        assert sorted(path.name for path in (output / folder).iterdir()) == [f"{row['utt_id']}.flac" for row in rows]
 
 
 def test_recordings_of_any_rate_come_at_16_khz_and_last_as_long(
@@ -93,3 +94,6 @@ def test_recordings_of_any_rate_come_at_16_khz_and_last_as_long(
         assert rate == RATE
         assert abs(len(wave) - len(sample_wave)) <= 2, "resampling there and back may differ by a sample of rounding"
         assert abs(semitones(sample_wave, wave[: len(sample_wave)][: len(wave)])) > 1.0
+        own, rate = soundfile.read(output / "heard" / f"{row['utt_id']}.flac", dtype="float32")
+        assert (len(own), rate) == (len(wave), RATE)
+        assert abs(semitones(sample_wave, own[: len(sample_wave)][: len(own)])) < 0.1, "the actor's own recording"

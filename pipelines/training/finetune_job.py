@@ -50,6 +50,12 @@ class FinetuneJob(BaseModel):
     corrupted: float = Field(
         0.0, ge=0, lt=1, description="Share of past acoustic frames that are read as others, as its own mistakes are."
     )
+    listening_weight: float = Field(
+        0.0,
+        ge=0,
+        description="How much it counts that what it writes is heard by the base's own content encoder as what it "
+        "should be; 0 does not ask.",
+    )
     prompt_seconds: float = Field(8.0, gt=0, le=LONGEST_SECONDS, description="Prompts are cropped to this.")
     min_seconds: float = Field(0.5, ge=0, description="Shorter utterances are left out.")
     max_seconds: float = Field(20.0, gt=0, le=LONGEST_SECONDS, description="Longer utterances are left out.")

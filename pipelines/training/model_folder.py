@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import registry
 from models.streamvoiceanon import CheckpointError, Config
@@ -34,6 +34,12 @@ class Base:
     config: Config
     states: dict[str, StateDict]
     sources: dict[str, str]
+
+    def network(self, name: str) -> nn.Module:
+        """Return one of its learned networks, in float32, in memory of its own and without gradients."""
+        network = fresh_networks(self.config, 0)[name]
+        network.load_state_dict({key: value.float() for key, value in self.states[name].items()})
+        return network.eval().requires_grad_(False)
 
 
 def read_base(source: str) -> Base:

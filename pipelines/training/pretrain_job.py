@@ -74,6 +74,18 @@ class PretrainJob(BaseModel):
         False,
         description="codec: the decoder alone learns, and codes stay those of `start`, as a language model knows them.",
     )
+    listening_weight: float = Field(
+        0.0,
+        ge=0,
+        description="codec, lm: how much it counts that what comes out is heard by the model's own content encoder as "
+        "what it should be; 0 does not ask.",
+    )
+    blend: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="codec, lm: share of the trained weights in those of the model folder; the rest are `start`'s.",
+    )
     prompt_seconds: float = Field(4.0, gt=0, le=LONGEST_SECONDS, description="lm: prompts are cropped to this.")
     heard: DirectoryPath | None = Field(
         None,
@@ -123,6 +135,14 @@ class PretrainJob(BaseModel):
         if self.frozen_codes and self.start is None:
             raise ValueError(
                 "frozen_codes without start would freeze random codes: name the model whose codes they are"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def blends_with_somebody(self) -> Self:
+        if self.blend < 1.0 and self.start is None:
+            raise ValueError(
+                "blend without start would blend with random weights: name the model whose weights they are"
             )
         return self
 

@@ -17,6 +17,7 @@ from models.streamvoiceanon.frontend import FrameConfig
 from models.streamvoiceanon.harmonic import HarmonicGenerator
 from models.streamvoiceanon.training.audio import within
 from models.streamvoiceanon.training.discriminators import DiscriminatorConfig, Discriminators
+from models.streamvoiceanon.training.listening import Listener
 from models.streamvoiceanon.training.spectra import SpectralDistance, SpectrumConfig
 from models.streamvoiceanon.training.task import Batch
 
@@ -26,7 +27,8 @@ class CodecTaskConfig:
     """What the loss is made of. With `frozen_codes` the encoder stays as it is: codes mean what they meant.
 
     `pitch_weight` is that of how a head with a source of pulses corrects the pitch between frames, and of where it
-    tells that there is one.
+    tells that there is one. `listening_weight` is that of how far apart original and copy are by ear, and needs the
+    task's `listener`.
     """
 
     stft_weight: float = 1.0
@@ -34,6 +36,7 @@ class CodecTaskConfig:
     adversarial_weight: float = 1.0
     matching_weight: float = 2.0
     pitch_weight: float = 1.0
+    listening_weight: float = 0.0
     spectrum: SpectrumConfig = field(default_factory=SpectrumConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     frozen_codes: bool = False
@@ -45,8 +48,17 @@ class CodecTask:
 
     exported: tuple[str, ...] = ("codec",)
 
-    def __init__(self, codec: Codec, frames: FrameConfig, config: CodecTaskConfig | None = None) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        frames: FrameConfig,
+        config: CodecTaskConfig | None = None,
+        listener: Listener | None = None,
+    ) -> None:
         self.config = config or CodecTaskConfig()
+        if self.config.listening_weight and listener is None:
+            raise ValueError("original and copy can be compared by ear, and no listener is given")
+        self._listener = listener
         self._codec = codec.train().requires_grad_(True)
         if self.config.frozen_codes:
             codec.backbone.requires_grad_(False)
@@ -62,7 +74,8 @@ class CodecTask:
             self.players = {"discriminator": self._discriminators, **self.players}
 
     def losses(self, player: str, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Of the codec "total", "stft", "mel" and, with discriminators, "adversarial", "matching"; of those "total".
+        """Of the codec "total", "stft", "mel", with a listener "listening", and with discriminators "adversarial" and
+        "matching"; of those "total".
 
         A head with a source of pulses speaks at the pitch that is measured, and has "pitch" and "voicing" as well.
         """
@@ -133,6 +146,9 @@ class CodecTask:
         self._distance.to(made.device)
         figures = self._distance(made, batch["samples"])
         total = self.config.stft_weight * figures["stft"] + self.config.mel_weight * figures["mel"]
+        if self.config.listening_weight and self._listener is not None:
+            figures["listening"] = self._listener.to(made.device).distance(made, batch["samples"])
+            total = total + self.config.listening_weight * figures["listening"]
         return {"total": total, **{name: value.detach() for name, value in figures.items()}}
 
 

@@ -6,7 +6,8 @@ codes, the delay drawn for every batch. To them comes the frame-level emotion di
 places onto the frames of an emotion teacher that heard the source, each channel at unit variance. All of them count the
 source alone: speaker condition, prompt and padding are read and not predicted.
 
-The forward pass is that of inference, a fresh state and one long chunk, so training needs no second network.
+The forward pass is that of inference, a fresh state and one long chunk, so training needs no second network. With a
+`Loudspeaker` what the model would write in a stretch of the source is said aloud, and has to sound as it should.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from models.streamvoiceanon.acoustic_lm import MAX_DELAY, AcousticLM, AcousticLM
 from models.streamvoiceanon.checkpoint import CheckpointError, load_networks
 from models.streamvoiceanon.generation import check_delay
 from models.streamvoiceanon.training.initial import initialise
+from models.streamvoiceanon.training.listening import Loudspeaker
 from models.streamvoiceanon.training.shared_codes import plain_state
 from models.streamvoiceanon.training.standardiser import Standardiser
 from models.streamvoiceanon.training.task import Batch
@@ -38,7 +40,8 @@ class LanguageModelTaskConfig:
     the share of past acoustic frames that are read as other frames of the batch: who writes its own past must live with
     mistakes, and does not learn little speech by heart as soon. What is predicted stays. `confused` is the share of the
     source's content codes that are read as one of their neighbours, as codes of real people's speech often are; it
-    needs the task's `neighbours`. `seed` draws the head's first weights.
+    needs the task's `neighbours`. `listening_weight` is that of how what it writes sounds, in `listening_frames` of
+    each source at most; it needs the task's `loudspeaker`. `seed` draws the head's first weights.
     """
 
     content_weight: float = 1.0
@@ -50,6 +53,8 @@ class LanguageModelTaskConfig:
     validation_delay: int = 2
     corrupted: float = 0.0
     confused: float = 0.0
+    listening_weight: float = 0.0
+    listening_frames: int = 40
     seed: int = 0
 
 
@@ -83,13 +88,19 @@ class LanguageModelTask:
     exported: tuple[str, ...] = ("lm",)
 
     def __init__(
-        self, lm: AcousticLM, config: LanguageModelTaskConfig | None = None, neighbours: Tensor | None = None
+        self,
+        lm: AcousticLM,
+        config: LanguageModelTaskConfig | None = None,
+        neighbours: Tensor | None = None,
+        loudspeaker: Loudspeaker | None = None,
     ) -> None:
         """`neighbours` [content codes, n]: of each code those that it may be taken for."""
         self.config = config or LanguageModelTaskConfig()
         if self.config.confused and neighbours is None:
             raise ValueError("codes can be confused with their neighbours, and none are given")
-        self._neighbours = neighbours
+        if self.config.listening_weight and loudspeaker is None:
+            raise ValueError("what is written can be heard through a loudspeaker, and none is given")
+        self._neighbours, self._loudspeaker = neighbours, loudspeaker
         check_delay(self.config.smallest_delay)
         check_delay(self.config.largest_delay)
         check_delay(self.config.validation_delay)
@@ -97,7 +108,7 @@ class LanguageModelTask:
         self.players: dict[str, nn.Module] = {"lm": self._player}
 
     def losses(self, player: str, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """ "total", "acoustic", and "content" and "emotion" where they have a weight, at a delay that is drawn."""
+        """ "total", "acoustic", and "content", "listening" and "emotion" where they have a weight, at a drawn delay."""
         first, last = self.config.smallest_delay, self.config.largest_delay
         delay = int(torch.randint(first, last + 1, (), generator=generator))
         if self._player.standardiser is not None:
@@ -106,7 +117,7 @@ class LanguageModelTask:
         if self.config.confused and self._neighbours is not None:
             self._neighbours = self._neighbours.to(batch["content"].device)
             past = confuse(past, self.config.confused, self._neighbours, self._player.lm.config.pitch_codes, generator)
-        return self._figures(batch, delay, past)
+        return self._figures(batch, delay, past, generator)
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
@@ -120,12 +131,15 @@ class LanguageModelTask:
         """The language model's weights under the names of the published checkpoint; the emotion head is left out."""
         return {"acoustic_lm": plain_state(self._player.lm)}
 
-    def _figures(self, batch: Batch, delay: int, past: Batch) -> dict[str, Tensor]:
+    def _figures(
+        self, batch: Batch, delay: int, past: Batch, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
         lm = self._player.lm
         at_content, at_acoustic = slow_states(lm, past, delay)
         source = source_mask(batch)
         frames = source.shape[1]
-        hidden, codes = at_content[:, delay : delay + frames][source], batch["acoustic"].transpose(1, 2)[source]
+        writing, wanted = at_content[:, delay : delay + frames], batch["acoustic"].transpose(1, 2)
+        hidden, codes = writing[source], wanted[source]
         logits = lm.frame_logits(hidden, codes)  # (frames of the source, codebooks, codes)
         figures = {
             "acoustic": F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten()),
@@ -135,6 +149,12 @@ class LanguageModelTask:
         if self.config.content_weight:
             figures["content"] = self._content_loss(at_content[:, :frames], batch["content"], source)
             total = total + self.config.content_weight * figures["content"]
+        if self.config.listening_weight and self._loudspeaker is not None:
+            places = draw_stretches(batch, self.config.listening_frames, generator)
+            stretches = (x.gather(1, places.unsqueeze(2).expand(-1, -1, x.shape[2])) for x in (writing, wanted))
+            sound = self._loudspeaker.to(writing.device)(lm, *stretches)
+            figures |= sound
+            total = total + self.config.listening_weight * (sound["listening"] + sound["spectra"])
         head, standardiser = self._player.emotion_head, self._player.standardiser
         weight = self.config.distillation_weight
         if head is not None and standardiser is not None:
@@ -200,6 +220,19 @@ def confuse(batch: Batch, share: float, neighbours: Tensor, pitch_codes: int, ge
     which = torch.randint(0, neighbours.shape[1], content.shape, generator=generator).to(content.device)
     others = neighbours[content // pitches].gather(2, which.unsqueeze(2)).squeeze(2)
     return {**batch, "content": torch.where(chosen, others * pitches + content % pitches, content)}
+
+
+def draw_stretches(batch: Batch, most: int, generator: torch.Generator | None) -> Tensor:
+    """Return the places [B, n] of a stretch of each source: `most` frames, or as many as the shortest source has.
+
+    Drawn from `generator`; without one they begin where the sources do.
+    """
+    lengths = batch["lengths"] - batch["prompt_lengths"]
+    frames = min(most, int(lengths.min()))
+    spare = (lengths - frames + 1).cpu()
+    begin = torch.zeros(len(spare)) if generator is None else torch.rand(len(spare), generator=generator) * spare
+    begin = begin.long().to(lengths.device) + batch["prompt_lengths"]
+    return begin.unsqueeze(1) + torch.arange(frames, device=lengths.device)
 
 
 def source_mask(batch: Batch) -> Tensor:

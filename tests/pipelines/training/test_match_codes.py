@@ -82,7 +82,7 @@ def test_frames_have_the_codes_of_the_voice_and_the_phonemes_of_the_alignment(sp
         (kind, reader) for reader in READERS for kind in ("piece", "moved", "voice")
     ]
     base = read_base(str(speech / "model"))
-    encoder = match_codes.encoder_of(base)
+    encoder = base.network("content_encoder")
     hearing = match_codes.Hearing(encoder, TINY.frames, recordings, ["", "s", "\u0259"], ["bert"], 3)
     piece, moved, voice = (hearing[number] for number in range(3))
     assert (piece.codes == -100).all()

@@ -208,6 +208,28 @@ def test_a_stage_of_other_sizes_is_refused_and_the_language_model_comes_last(mod
         base_of("lm", early)
 
 
+@pytest.mark.parametrize("stage", ["codec", "lm"])
+def test_a_stage_listens_to_itself_where_it_is_wanted(model: Path, tmp_path: Path, stage: Stage) -> None:
+    job = load_pretrain(
+        stage, "smoke", index="none", name="on", output=tmp_path, start=str(model), listening_weight=1.0
+    )
+    shutil.copytree(model.parent / "pretrain" / stage / "prepared", job.folder(stage) / "prepared")
+    assert train(*build_stage(stage, job), job.training, job.folder(stage) / "training", Place()).ended == "done"
+    heard = "codec.listening" if stage == "codec" else "listening"
+    assert all(line[heard] > 0 for line in read_curve(job.folder(stage) / "training"))
+
+
+def test_nobody_listens_with_random_ears(tmp_path: Path) -> None:
+    job = load_pretrain("codec", "smoke", index="none", name="on", output=tmp_path, listening_weight=1.0)
+    with pytest.raises(InputError, match=r"listening_weight: .* not trained yet"):
+        base_of("codec", job)
+
+
+def test_nothing_is_blended_with_random_weights(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="blend without start"):
+        load_pretrain("lm", "smoke", index="none", name="on", output=tmp_path, blend=0.5)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_training_begins_from_another_model_and_leaves_it(model: Path, tmp_path: Path, stage: Stage) -> None:
     job = load_pretrain(stage, "smoke", index="none", name="on", output=tmp_path, start=str(model))
@@ -222,7 +244,13 @@ def test_a_training_begins_from_another_model_and_leaves_it(model: Path, tmp_pat
     assert not all(torch.equal(task.export()[NETWORKS[stage]][key], value) for key, value in begun.items())
     assert read_base(str(model)).digest == before
 
-    other = load_pretrain(stage, "mini", index="none", name="on", output=tmp_path, start=str(model))
+    put_into_model(stage, job, "as trained")
+    trained = read_base(str(job.model)).states[NETWORKS[stage]]
+    put_into_model(stage, job.model_copy(update={"blend": 0.25}), "a quarter of the way")
+    for key, value in read_base(str(job.model)).states[NETWORKS[stage]].items():
+        assert torch.allclose(value, begun[key] + 0.25 * (trained[key] - begun[key]), atol=1e-6)
+
+    other = load_pretrain(stage, "mini", index="none", name="on", output=tmp_path / "other", start=str(model))
     with pytest.raises(InputError, match=r"start: .* has other sizes"):
         base_of(stage, other)
 
@@ -252,9 +280,10 @@ def test_a_fine_tuning_learns_pairs_and_leaves_what_the_audit_needs(
     assert feed.settings.max_frames == base.config.acoustic_lm.max_frames
     with pytest.raises(InputError, match="sequence limit of 20"):
         feed_of(job, with_limit(base, 20), read_prepared(prepared, ""))
-    asked = {"content_weight": 0.0, "delays": (2, 3), "corrupted": 0.25}
+    asked = {"content_weight": 0.0, "delays": (2, 3), "corrupted": 0.25, "listening_weight": 0.5}
     losses = build_finetune(job.model_copy(update=asked))[0].config
     assert (losses.content_weight, losses.smallest_delay, losses.largest_delay, losses.corrupted) == (0.0, 2, 3, 0.25)
+    assert losses.listening_weight == 0.5
     ending = train(task, feed, job.training, job.folder / "training", Place())
     curve = read_curve(job.folder / "training")
     assert ending.ended == "done"
