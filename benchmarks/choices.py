@@ -1,11 +1,13 @@
 """What a model's settings do to words, voices, emotion and sound: the table that they are chosen by.
 
-    python -m benchmarks.choices --model FOLDER --voices BANK --speech FOLDER delay=2 delay=4 temperature=0.5,top_p=0.9
+    python -m benchmarks.choices --model FOLDER --voices BANK --speech FOLDER "" delay=2 temperature=0.5,top_p=0.9
 
 `--speech` has a `metadata.csv` (utt_id, speaker_id, path, and text and emotion where they are known), of people whom
 nobody will report results on. Each setting speaks all of it, every utterance in a voice drawn anew: `delay` in frames,
 `temperature` and `top_p` of the draws, `alpha` of the voices, `prompt` in seconds of each voice's prompt that is read.
-Words are counted against the text, or against what Whisper hears in the original. Voices are compared by GE2E,
+Words are counted against the text, or against what Whisper hears in the original; `vs first` is what they are above
+those of the first setting, of the same utterances in the same draws (`--draws`) of voices: what the draw makes of words
+is more than most settings make of them. Voices are compared by GE2E,
 enrolled and tried in two runs with other voices each (lazy-informed), and, where `--others` has speech of other people,
 by a back-end that is trained on what each setting makes of theirs (semi-informed). Emotion is the recall that is left
 of the original's, where it is labelled.
@@ -71,6 +73,7 @@ class Ears:
         heard, self.emotions = self.listen(speech.waves)
         self.texts = [text or said for text, said in zip(speech.texts, heard, strict=True)]
         self.pitch = [fundamental_frequency(wave) for wave in speech.waves]
+        self.first: NDArray[np.int64] | None = None  # words that the first setting got wrong
 
     def listen(self, waves: Waves) -> tuple[list[str], list[str]]:
         """Return the words and the emotion of each wave."""
@@ -78,22 +81,30 @@ class Ears:
         statistics = [frame_statistics(encoding)[None] for encoding in encodings]
         emotions = [
             CLASSES[int(self.head.for_speaker(name).predict(own)[0].argmax())]
-            for name, own in zip(self.speech.speakers, statistics, strict=True)
+            for name, own in zip(self.speech.speakers * (len(waves) // len(self.speech.ids)), statistics, strict=True)
         ]
         return self.whisper.transcribe(encodings), emotions
 
-    def measure(self, enrolment: Waves, waves: Waves, attacker: SpeakerBackend | None) -> dict[str, Estimate]:
-        """Return the figures of `waves`; `enrolment` is the same speech in other voices."""
-        speakers, figures = self.speech.speakers, {}
+    def measure(self, enrolment: Waves, draws: list[Waves], attacker: SpeakerBackend | None) -> dict[str, Estimate]:
+        """Return the figures of the speech as it came out of several draws of voices, voices compared in the first.
+
+        `enrolment` is the same speech in other voices.
+        """
+        waves, figures = [wave for draw in draws for wave in draw], {}
+        speakers, texts, pitch = ([*each] * len(draws) for each in (self.speech.speakers, self.texts, self.pitch))
         words, emotions = self.listen(waves)
-        errors = count_errors(self.texts, words, "en")
+        errors = count_errors(texts, words, "en")
         figures["WER"] = ratio_estimate(errors.word_errors, errors.reference_words, speakers, 0)
+        wrong = np.asarray(errors.word_errors)
+        self.first = wrong if self.first is None else self.first
+        figures["vs first"] = ratio_estimate(wrong - self.first, errors.reference_words, speakers, 0)
         score = self.quality.score(waves)
         figures["DNSMOS"] = mean_estimate(score["overall"], speakers, 0)
-        pitches = [pitch_correlation(a, fundamental_frequency(b)) for a, b in zip(self.pitch, waves, strict=True)]
+        pitches = [pitch_correlation(a, fundamental_frequency(b)) for a, b in zip(pitch, waves, strict=True)]
         figures["pitch"] = mean_estimate(pitches, speakers, 0)
+        speakers = self.speech.speakers
         split, by = split_enrolment_trial(self.speech.ids, speakers, 0), np.array(speakers)
-        theirs, ours = self.encoder.embed(enrolment), self.encoder.embed(waves)
+        theirs, ours = self.encoder.embed(enrolment), self.encoder.embed(draws[0])
         enrolled, tried = theirs[split.enrolment], ours[split.trial]
         pairs = {"EER": (enrolled, tried)}
         if attacker is not None:
@@ -105,7 +116,7 @@ class Ears:
         if labelled:
             truth, before, after, who = (
                 [str(column[row]) for row in labelled]
-                for column in (self.speech.emotions, self.emotions, emotions, speakers)
+                for column in (self.speech.emotions, self.emotions, emotions[: len(speakers)], speakers)
             )
             figures["UAR kept"] = recall_retained(truth, before, after, CLASSES, who, 0)
         return figures
@@ -121,6 +132,7 @@ def main() -> None:
     parser.add_argument("--voices", type=Path, required=True, help="voice bank of the model")
     parser.add_argument("--speech", type=Path, required=True, help="speech to choose by, of nobody reported on")
     parser.add_argument("--others", type=Path, help="speech of other people, two recordings each or more")
+    parser.add_argument("--draws", type=int, default=1, help="how often each setting speaks it, in other voices")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("settings", nargs="*", default=[""], help="such as delay=3,temperature=0.5")
     options = parser.parse_args()
@@ -142,12 +154,13 @@ def main() -> None:
         voices = [cropped(voice, setting.get("prompt")) for voice in bank.voices]
         model.voices, model.alpha = VoiceBank(voices), float(setting.get("alpha", 1.0))
         began = time.perf_counter()
-        enrolment, waves = (speak(model, speech, run, setting.get("delay")) for run in (1, 2))
-        rate = (time.perf_counter() - began) / 2 / seconds
+        runs = [1, 2, *range(4, 3 + options.draws)]  # the third is the attacker's
+        enrolment, *draws = (speak(model, speech, run, setting.get("delay")) for run in runs)
+        rate = (time.perf_counter() - began) / len(runs) / seconds
         attacker = None
         if others is not None:
             attacker = ears.train_attacker(others, speak(model, others, 3, setting.get("delay")))
-        figures = ears.measure(enrolment, waves, attacker)
+        figures = ears.measure(enrolment, draws, attacker)
         if not names:
             names = list(figures)
             print(f"| setting | {' | '.join(names)} | s a second |\n|{'---|' * (len(names) + 2)}")

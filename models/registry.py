@@ -100,8 +100,8 @@ KNOWN: Mapping[str, Known] = {
         licence="Apache-2.0",
         source="this project's own, trained by sample/train_own_voice.sh",
         digests={
-            "streamvoiceanon.json": "839bf9c18f13c5cd7b6d809772e401f30c188bdf17af6ae86a234d3dd6aa2cd0",
-            "streamvoiceanon.safetensors": "2cb7e560fabe1c071c080c9a7a8011341eef4b918f7323cd793661a314616107",
+            "streamvoiceanon.json": "e9a3265cf3f2de0793f09e8d2061751ba583c38fb575c2a588d8f25d571708dc",
+            "streamvoiceanon.safetensors": "34a21fc998d1c929ff8dd677cf1b521e5cc896916b7bd3ba42437668b0d7689d",
             "voices.parquet": "527f3e12b50ad0a9deda066d9b193044d625b7c90119ffef6b1a4d036f24e6a1",
         },
     ),

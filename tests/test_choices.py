@@ -33,6 +33,28 @@ def test_the_attacker_sees_what_stays_the_same_for_a_person() -> None:
     assert np.linalg.norm(moved[2] - moved[0]) > 5 * np.linalg.norm(moved[1] - moved[0])
 
 
+def test_words_are_compared_with_those_of_the_first_setting_utterance_by_utterance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    contour = np.linspace(100.0, 200.0, 40)
+    monkeypatch.setattr(choices, "fundamental_frequency", lambda wave: contour)
+    ears: Any = object.__new__(Ears)
+    ears.speech, ears.first, ears.emotions = speech(["a", "a", "b", "b"]), None, ["neutral"] * 4
+    ears.texts, ears.pitch = ["one two"] * 4, [contour] * 4
+    ears.quality = SimpleNamespace(score=lambda waves: {"overall": np.full(len(waves), 3.0)})
+    ears.encoder = SimpleNamespace(embed=lambda waves: np.eye(4, dtype=np.float32)[: len(waves)])
+
+    def figures_of(heard: list[str]) -> dict[str, Any]:
+        ears.listen = lambda waves: (heard, ["neutral"] * len(waves))
+        return ears.measure(ears.speech.waves, [ears.speech.waves] * 2, None)
+
+    first = figures_of(["one two", "one too"] * 4)
+    second = figures_of(["one two", "won too"] * 4)
+    assert (first["WER"].value, first["vs first"].value) == (0.25, 0.0)
+    assert (second["WER"].value, second["vs first"].value) == (0.5, 0.25)
+    assert second["vs first"].lower == pytest.approx(0.25), "every speaker loses as much"
+
+
 @pytest.mark.parametrize(
     ("others", "said"),
     [(["a", "c", "c"], "a would be attacked by who was trained on them"), (["c", "c", "d"], "two people with two")],
