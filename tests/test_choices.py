@@ -40,7 +40,7 @@ def test_words_are_compared_with_those_of_the_first_setting_utterance_by_utteran
     monkeypatch.setattr(choices, "fundamental_frequency", lambda wave: contour)
     ears: Any = object.__new__(Ears)
     ears.speech, ears.first, ears.emotions = speech(["a", "a", "b", "b"]), None, ["neutral"] * 4
-    ears.texts, ears.pitch = ["one two"] * 4, [contour] * 4
+    ears.texts, ears.pitch = ["red hat"] * 4, [contour] * 4
     ears.quality = SimpleNamespace(score=lambda waves: {"overall": np.full(len(waves), 3.0)})
     ears.encoder = SimpleNamespace(embed=lambda waves: np.eye(4, dtype=np.float32)[: len(waves)])
 
@@ -48,8 +48,8 @@ def test_words_are_compared_with_those_of_the_first_setting_utterance_by_utteran
         ears.listen = lambda waves: (heard, ["neutral"] * len(waves))
         return ears.measure(ears.speech.waves, [ears.speech.waves] * 2, None)
 
-    first = figures_of(["one two", "one too"] * 4)
-    second = figures_of(["one two", "won too"] * 4)
+    first = figures_of(["red hat", "red cat"] * 4)
+    second = figures_of(["red hat", "bad cat"] * 4)
     assert (first["WER"].value, first["vs first"].value) == (0.25, 0.0)
     assert (second["WER"].value, second["vs first"].value) == (0.5, 0.25)
     assert second["vs first"].lower == pytest.approx(0.25), "every speaker loses as much"
