@@ -102,7 +102,7 @@ KNOWN: Mapping[str, Known] = {
         digests={
             "streamvoiceanon.json": "e9a3265cf3f2de0793f09e8d2061751ba583c38fb575c2a588d8f25d571708dc",
             "streamvoiceanon.safetensors": "34a21fc998d1c929ff8dd677cf1b521e5cc896916b7bd3ba42437668b0d7689d",
-            "voices.parquet": "527f3e12b50ad0a9deda066d9b193044d625b7c90119ffef6b1a4d036f24e6a1",
+            "voices.parquet": "01e3107b063b8808d5735b9320b67e1bd8938924559e5bce4f19ce302014ebbf",
         },
     ),
     PHONES: Known(
