@@ -7,10 +7,10 @@ nobody will report results on. Each setting speaks all of it, every utterance in
 `temperature` and `top_p` of the draws, `alpha` of the voices, `prompt` in seconds of each voice's prompt that is read.
 Words are counted against the text, or against what Whisper hears in the original; `vs first` is what they are above
 those of the first setting, of the same utterances in the same draws (`--draws`) of voices: what the draw makes of words
-is more than most settings make of them. Voices are compared by GE2E,
-enrolled and tried in two runs with other voices each (lazy-informed), and, where `--others` has speech of other people,
-by a back-end that is trained on what each setting makes of theirs (semi-informed). Emotion is the recall that is left
-of the original's, where it is labelled.
+is more than most settings make of them. Voices are compared by GE2E, enrolled in one run and tried in the first draw,
+which has other voices (lazy-informed), and, where `--others` has speech of other people, by a back-end that is trained
+on what each setting makes of theirs (semi-informed). Emotion is the recall that is left of the original's, where it is
+labelled, in the first draw as well.
 """
 
 import argparse

@@ -193,7 +193,8 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
     elif stage == "content" and sizes.content_encoder.whisper is not None:
         begin_with_whisper(network.backbone, job.whisper or WHISPER)
     if stage == "lm":
-        codebook = base_of(stage, job).states["content_encoder"].get(CODEBOOK)
+        base = base_of(stage, job)
+        codebook = base.states["content_encoder"].get(CODEBOOK)
         share_codes(
             network, sizes.content_encoder.bits if codebook is None else codebook, sizes.codec.levels, settings.seed
         )
@@ -219,7 +220,7 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             listening_weight=job.listening_weight,
             seed=settings.seed,
         )
-        loudspeaker = loudspeaker_of(base_of(stage, job)) if job.listening_weight else None
+        loudspeaker = loudspeaker_of(base) if job.listening_weight else None
         neighbours = None
         if job.confused:
             if codebook is None:

@@ -1,4 +1,4 @@
-"""The attacker of `benchmarks.choices` learns from other people's speech as the setting anonymizes it."""
+"""`benchmarks.choices`: its attacker learns from other people's speech, and words are compared in pairs."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -84,7 +84,7 @@ class PretrainJob(BaseModel):
         1.0,
         gt=0,
         le=1,
-        description="codec, lm: share of the trained weights in those of the model folder; the rest are `start`'s.",
+        description="Share of the trained weights in those of the model folder; the rest are `start`'s.",
     )
     prompt_seconds: float = Field(4.0, gt=0, le=LONGEST_SECONDS, description="lm: prompts are cropped to this.")
     heard: DirectoryPath | None = Field(
