@@ -100,8 +100,8 @@ KNOWN: Mapping[str, Known] = {
         licence="Apache-2.0",
         source="this project's own, trained by sample/train_own_voice.sh",
         digests={
-            "streamvoiceanon.json": "e9a3265cf3f2de0793f09e8d2061751ba583c38fb575c2a588d8f25d571708dc",
-            "streamvoiceanon.safetensors": "34a21fc998d1c929ff8dd677cf1b521e5cc896916b7bd3ba42437668b0d7689d",
+            "streamvoiceanon.json": "4cd1daa7660d10327f30519d1f534074d44e1dd9081cbcfa509846534cd2307f",
+            "streamvoiceanon.safetensors": "7777b0fce1b7549d0ea4a8f8574f9d244d6409eb5a51830f001f3aca151e4b21",
             "voices.parquet": "01e3107b063b8808d5735b9320b67e1bd8938924559e5bce4f19ce302014ebbf",
         },
     ),

@@ -134,11 +134,17 @@ def prepare_stage(stage: Stage, job: PretrainJob, base: Base, track: "Track") ->
         drawn: dict[str, Any] = {"perturbed": job.perturbed, "seed": job.training.seed, "draws": job.draws}
         heard = {"heard": str(job.heard.absolute())} if job.heard else {}
         steps = [(ComputeCodes, {"model": str(base.folder), "device": device, **drawn, **heard})]
-        columns, model = codes_columns(), codes_digest(base)
+        # A decoder that learnt beside it, into this model folder, has changed no code.
+        origin = read_start(job.start, base.config) if job.decoder and job.start else base
+        columns, model = codes_columns(), codes_digest(origin)
         if job.perturbed or job.heard or job.draws > 1:
             model += "".join(f" {name} {value}" for name, value in drawn.items())
         if job.heard:
             model += f" heard {folder_digest(job.heard)}"
+        if job.decoder:
+            model += " recordings"
+            steps.append((Encode, {"sample_rate": frames.sample_rate}))
+            columns |= {"audio": AUDIO_TYPE}
     else:
         steps, columns = [(CountFrames, {"frame_samples": frames.samples})], {"frames": pa.int32()}
         if stage == "content":
@@ -218,6 +224,8 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             corrupted=job.corrupted,
             confused=job.confused,
             listening_weight=job.listening_weight,
+            decoder=job.decoder,
+            first_weight=job.first_weight,
             seed=settings.seed,
         )
         loudspeaker = loudspeaker_of(base) if job.listening_weight else None
@@ -227,7 +235,7 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
                 raise InputError("confused: this shape's content encoder has no codebook, so codes have no neighbours")
             neighbours = nearest_codes(codebook.float())
         task = LanguageModelTask(network, losses, neighbours, loudspeaker)
-        return task, CodesFeed(parts, pairs, settings.batch_size, teacher=False)
+        return task, CodesFeed(parts, pairs, settings.batch_size, False, sizes.frames.samples if job.decoder else 0)
     crop = max(1, round(job.crop_seconds / sizes.frames.seconds))
     feed = WavesFeed(
         parts,
@@ -280,7 +288,7 @@ def begin_with_whisper(trunk: "WhisperTrunk", uri: str) -> None:
 
 
 def put_into_model(stage: Stage, job: PretrainJob, training: str) -> None:
-    """Replace one network of the model folder by the best weights of its training; the folder changes at once.
+    """Replace what a training trained in the model folder by its best weights; the folder changes at once.
 
     With `blend` a share of them is that of the weights it began from, which keeps what a short training unlearns
     (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022, arXiv 2109.01903). The others are those of the
@@ -296,7 +304,7 @@ def put_into_model(stage: Stage, job: PretrainJob, training: str) -> None:
         former = read_start(job.start, job.sizes()).states
         trained = {name: blended(former[name], state, job.blend) for name, state in trained.items()}
     partial = job.model.with_name(f".{job.model.name}-{uuid.uuid4().hex}")
-    write_model(partial, base, trained, base.sources | {NETWORKS[stage]: training})
+    write_model(partial, base, trained, base.sources | dict.fromkeys(trained, training))
     if job.model.exists():
         replaced = Path(f"{partial}-former")
         job.model.replace(replaced)

@@ -59,16 +59,16 @@ prepare "$output/unheld" "$output/lm/again.parquet"
 "$bin/python" -m pipelines.match_codes --said "$speech/again" --pieces "$speech/pieces" --others "$output/six" \
     --aside $(echo "$held" | tr -d '^()-' | tr '|' ' ') --model "$output/own/model" --into "$output/matched/model"
 
-# By ear: first the codec's decoder, which has made no emotional speech yet, then the language model.
+# By ear: first the codec's decoder, which has made no emotional speech yet, then the language model and it together.
 cp "$speech/again/heard"/* "$speech/disguised/heard"/* "$output/heard/"
 mkdir -p "$output/loud"
-cp "$output/lm/again.parquet" "$output/lm/disguised.parquet" "$output/loud/"
+cp "$output/lm/again.parquet" "$output/lm/disguised.parquet" "$output/content/synthetic.parquet" "$output/loud/"
 "$bin/voxveil" pretrain codec --config small-heard --index "$output/loud" --name aloud --output "$output" \
     --start "$output/matched/model"
-"$bin/voxveil" pretrain lm --config small-aloud --index "$output/loud" --name aloud --output "$output" \
-    --start "$output/matched/model" --heard "$output/heard"
+"$bin/voxveil" pretrain lm --config small-aloud --index "$output/loud" --name spoken --output "$output" \
+    --start "$output/aloud/model" --heard "$output/heard"
 
-"$bin/voxveil" model compact "$output/aloud/model" "$output/streamvoiceanon"
+"$bin/voxveil" model compact "$output/spoken/model" "$output/streamvoiceanon"
 # Three prompts of each voice; of the voices that speak best the best prompt is kept, by what seven held-out readers say.
 awk -F, -v OFS=, 'NR == 1 { print } NR > 1 && /,neutral,/ && n[$2]++ < 3 { $2 = $2 "-" n[$2]; print }' \
     "$speech/synthetic/metadata.csv" > "$output/few/prompts.csv"

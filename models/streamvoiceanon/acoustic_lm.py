@@ -33,8 +33,9 @@ class AcousticLMConfig:
     With `pitch_codes` each content code is what was said times `pitch_codes`, and a pitch; they are embedded apart.
     `max_frames`: prompt and source together are at most so many frames; past it the sequence is refilled.
     `prompt_frames` are those of the longest prompt that it was trained with; 0: as long as fits. `top_p` and
-    `temperature` are how codes are drawn, see `generation.sample`. It speaks `delay` frames after what it reads, unless
-    told otherwise.
+    `temperature` are how codes are drawn, see `generation.sample`. With `averaged` the codec does not speak the codes
+    that were drawn, but what codes mean there on average, by their probabilities. It speaks `delay` frames after what
+    it reads, unless told otherwise.
     """
 
     content_codes: int = 8192
@@ -53,6 +54,7 @@ class AcousticLMConfig:
     pitch_codes: int = 0
     prompt_frames: int = 0
     delay: int = 2
+    averaged: bool = False
 
     @property
     def whole_content_codes(self) -> int:

@@ -167,12 +167,31 @@ class GroupedQuantizer(nn.Module):
     def round_trip(self, x: Tensor, heard: Tensor) -> Tensor:
         """What `decode` makes of what is `heard` and of `encode`, [B, n, width], differentiable."""
         parts = [q.round_trip(part) for q, part in zip(self.rvqs, self._parts(x), strict=True)]  # type: ignore[operator]
-        return torch.cat([self.pitch.decode(heard[:, 0]), *parts] if self.pitch is not None else parts, -1)
+        if self.pitch is not None:
+            parts = [self.pitch.decode(self.pitch.values(heard[:, 0])), *parts]
+        return torch.cat(parts, -1)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Map codes [B, groups, n] to [B, n, width]."""
-        quantizers = self.rvqs if self.pitch is None else [self.pitch, *self.rvqs]
-        return torch.cat([q.decode(code) for q, code in zip(quantizers, codes.unbind(1), strict=True)], -1)
+    def values(self, codes: Tensor) -> Tensor:
+        """Map codes [B, groups, n] to numbers that stand for them and can be averaged, [B, groups, n, channels].
+
+        A group with fewer channels than another has zeros in the rest.
+        """
+        values = [book.values(code) for book, code in zip(self._books(), codes.unbind(1), strict=True)]
+        most = max(value.shape[-1] for value in values)
+        return torch.stack([F.pad(value, (0, most - value.shape[-1])) for value in values], dim=1)
+
+    def decode(self, values: Tensor) -> Tensor:
+        """Map `values` [B, groups, n, channels], or means of them, to [B, n, width]."""
+        parts = zip(self._books(), values.unbind(1), strict=True)
+        return torch.cat([book.decode(value[..., : book.channels]) for book, value in parts], -1)
+
+    def octaves(self, values: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Map `values` [B, groups, n, channels] to the pitch in octaves above 1 Hz, [B, n], and to whether there is
+        one; None where no code is a pitch."""
+        return None if self.pitch is None else self.pitch.octaves(values[:, 0, :, : self.pitch.channels])
+
+    def _books(self) -> list[FiniteScalarQuantizer | PitchBook]:
+        return [*([] if self.pitch is None else [self.pitch]), *self.rvqs]
 
     def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
         """The channels of each learned quantizer; what the pitch has in their place is not of the features."""
@@ -239,29 +258,33 @@ class Codec(nn.Module):
         x, down_state = self.quantizer.downsample(x, down_state)
         return x, (mel_state, backbone_state, down_state)
 
-    def pitch(self, heard: Tensor) -> tuple[Tensor, Tensor]:
-        """Map what `heard` returns to octaves above 1 Hz, [B, n], and to whether there is a pitch."""
-        book = self.quantizer.residual_fsq.pitch
-        assert book is not None
-        return book.octaves(heard[:, 0])
-
     def initial_decoder_state(self, batch: int) -> State:
         return self.quantizer.upsample.initial_state(batch), self.head.initial_state(batch)
 
-    def decode(self, codes: Tensor, state: State) -> tuple[Tensor, State]:
-        """Map codes [B, codebooks, n] to samples [B, n frames] in [-1, 1], and the state on."""
-        samples, state = self.synthesise(self.quantizer.residual_fsq.decode(codes), codes, state)
+    def values(self) -> Tensor:
+        """What stands for every code of every codebook, [codebooks, codes, channels]: numbers that can be averaged."""
+        books = self.config.codebooks
+        every = torch.arange(math.prod(self.config.levels), device=self.mel.window.device)
+        return self.quantizer.residual_fsq.values(every.expand(1, books, -1))[0]
+
+    def decode(self, written: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map codes [B, codebooks, n] to samples [B, n frames] in [-1, 1], and the state on.
+
+        What is written may be means of `values` instead, [B, codebooks, n, channels].
+        """
+        books = self.quantizer.residual_fsq
+        values = written if written.is_floating_point() else books.values(written)
+        samples, state = self.synthesise(books.decode(values), books.octaves(values), state)
         return samples.clamp(-1.0, 1.0), state
 
-    def synthesise(self, x: Tensor, heard: Tensor, state: State) -> tuple[Tensor, State]:
-        """Map quantized features [B, n, width] to samples [B, n frames], and the state on.
-
-        `heard`: codes of which those are read that are not of features, [B, 1, n] or all; [B, 0, n] where none are.
-        """
+    def synthesise(self, x: Tensor, pitch: tuple[Tensor, Tensor] | None, state: State) -> tuple[Tensor, State]:
+        """Map features [B, n, width] and the pitch of the frames (`GroupedQuantizer.octaves`) to samples [B, n frames],
+        and the state on."""
         up_state, head_state = state
         x, up_state = self.quantizer.upsample(x, up_state)
         if isinstance(self.head, HarmonicGenerator):
-            x, head_state = self.head(x, *self.pitch(heard), head_state)
+            assert pitch is not None
+            x, head_state = self.head(x, *pitch, head_state)
         else:
             x, head_state = self.head(x, head_state)
         return x, (up_state, head_state)

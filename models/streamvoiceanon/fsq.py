@@ -21,7 +21,7 @@ class FiniteScalarQuantizer(nn.Module):
 
     def __init__(self, width: int, levels: tuple[int, ...], bounds: int) -> None:
         super().__init__()
-        self.bounds = bounds
+        self.bounds, self.channels = bounds, len(levels)
         self.project_in = Linear(width, len(levels))
         self.project_out = Linear(len(levels), width)
         self.size = math.prod(levels)
@@ -50,8 +50,11 @@ class FiniteScalarQuantizer(nn.Module):
             x = self._bound(x)
         return self.project_out((x + (x.round() - x).detach()) / (self.levels // 2))
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Map codes [...] to [..., width]."""
-        level = codes.unsqueeze(-1) // self.basis % self.levels
+    def values(self, codes: Tensor) -> Tensor:
+        """Map codes [...] to what each channel is rounded to, [..., channels], from -1 on."""
         half = self.levels // 2
-        return self.project_out((level - half) / half)
+        return (codes.unsqueeze(-1) // self.basis % self.levels - half) / half
+
+    def decode(self, values: Tensor) -> Tensor:
+        """Map `values` [..., channels], or means of them, to [..., width]."""
+        return self.project_out(values)

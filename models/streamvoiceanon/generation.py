@@ -4,6 +4,10 @@ A sequence is the speaker condition, then content and acoustic vectors in turn. 
 frame t is followed by acoustic frame t - d: first the prompt's frames, then the source's without a mark. The first d
 acoustic places hold wait-for-start vectors, the d content places past the last frame hold wait-for-end vectors. Every
 sequence has its own generator and its own row in the cache; what it becomes depends on nothing else in the batch.
+
+A code is one choice among many that are about as likely, and what is close to all of them is more often right than the
+one that was chosen. Where the codec's codes are numbers that can be averaged (`Codec.values`), the mean can be spoken
+instead. What the language model reads of its own past is the chosen code all the same.
 """
 
 from collections import deque
@@ -72,8 +76,9 @@ def sample(logits: Tensor, uniform: Tensor, greedy: Tensor, top_p: float = 0.7, 
 class WriterBatch:
     """Up to `slots` sequences that are written in step, each in a slot of its own, of at most `vectors` vectors."""
 
-    def __init__(self, lm: AcousticLM, slots: int, vectors: int) -> None:
-        self._lm = lm
+    def __init__(self, lm: AcousticLM, slots: int, vectors: int, values: Tensor | None = None) -> None:
+        """With `values` [codebooks, codes, channels], what each code means, means of them are returned for codes."""
+        self._lm, self._values = lm, values
         self._state: TransformerState = lm.initial_state(slots, vectors)
         self._writers: list[Writer | None] = [None] * slots
         self._fast: dict[int, FastState] = {}
@@ -112,7 +117,8 @@ class WriterBatch:
         self._writers[slot] = None
 
     def step(self, content: dict[int, Tensor]) -> dict[int, Tensor]:
-        """Read one content vector [width] in each of these slots; return codes [codebooks] where a frame was written.
+        """Read one content vector [width] in each of these slots; return codes [codebooks] where a frame was written,
+        or what they mean on average [codebooks, channels].
 
         In the first `delay` steps of a sequence the acoustic frames that follow are the prompt's last, and nothing is
         returned.
@@ -130,19 +136,20 @@ class WriterBatch:
         hidden, moved = lm.slow(vectors, take(self._state, rows))
         put(self._state, rows, moved)
         writing = [i for i, writer in enumerate(writers) if writer.given == 0]
-        codes: dict[int, Tensor] = {}
+        spoken: dict[int, Tensor] = {}
         if writing:
-            written = self._write(hidden[writing, -1], [writers[i] for i in writing])  # (B, codebooks)
-            for i, frame, vector in zip(writing, written, lm.embed_acoustic(written.T), strict=True):
-                codes[slots[i]], writers[i].pending = frame, vector
+            codes, logits = self._write(hidden[writing, -1], [writers[i] for i in writing])
+            frames = codes if self._values is None else average(logits, self._values)
+            for i, frame, vector in zip(writing, frames, lm.embed_acoustic(codes.T), strict=True):
+                spoken[slots[i]], writers[i].pending = frame, vector
         for slot, writer in zip(slots, writers, strict=True):
-            if slot not in codes:
+            if slot not in spoken:
                 writer.pending = self._prompt_vector(writer, len(writer.prompt.content) - writer.given)
                 writer.given -= 1
             writer.frames += 1
             writer.content.append(content[slot])
             writer.acoustic.append(writer.pending)
-        return codes
+        return spoken
 
     def _writer(self, slot: int) -> Writer:
         writer = self._writers[slot]
@@ -178,8 +185,9 @@ class WriterBatch:
         writer.pending = places[-1]
         writer.frames = prompt_frames + len(content)
 
-    def _write(self, hidden: Tensor, writers: list[Writer]) -> Tensor:
-        """Write a frame of each sequence from its hidden state: codes [B, codebooks]."""
+    def _write(self, hidden: Tensor, writers: list[Writer]) -> tuple[Tensor, list[Tensor]]:
+        """Write a frame of each sequence from its hidden state: codes [B, codebooks], and of every codebook the logits
+        [B, codes] from which they were drawn."""
         lm, count = self._lm, len(writers)
         if count not in self._fast:
             self._fast[count] = lm.fast_state(count)
@@ -191,10 +199,20 @@ class WriterBatch:
         ]
         uniform = iter(torch.stack(draws, dim=1).to(hidden.device))
 
+        seen: list[Tensor] = []
+
         def choose(logits: Tensor) -> Tensor:
+            seen.append(logits)
             return sample(logits, next(uniform), greedy, top_p, temperature)
 
-        return lm.write_frame(hidden, choose, self._fast[count])
+        return lm.write_frame(hidden, choose, self._fast[count]), seen
+
+
+def average(logits: Sequence[Tensor], values: Tensor) -> Tensor:
+    """Map the logits [B, codes] of each codebook to the means of `values` [codebooks, codes, channels] by their
+    probabilities, [B, codebooks, channels]; every row by itself, to the last bit."""
+    likely = torch.stack(list(logits), dim=1).float().softmax(-1)
+    return (likely.unsqueeze(2) * values.transpose(1, 2).contiguous()).sum(-1)
 
 
 def vectors_needed(lm: AcousticLM, prompt: Prompt, frames: int, delay: int) -> int:
@@ -213,9 +231,15 @@ class Utterance:
 
 
 def write_all(
-    lm: AcousticLM, utterances: Sequence[Utterance], delay: int, most: int, cache_bytes: int
+    lm: AcousticLM,
+    utterances: Sequence[Utterance],
+    delay: int,
+    most: int,
+    cache_bytes: int,
+    values: Tensor | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (index, codes [codebooks, T]) of each utterance as it is done.
+    """Yield (index, codes [codebooks, T]) of each utterance as it is done; with `values` [codebooks, codes, channels]
+    what the codes mean on average, [codebooks, T, channels].
 
     At most `most` are written at once, fewer where their caches would pass `cache_bytes`; a slot that becomes free
     takes the next. The longest start first, so that few are left at the end. An utterance without content comes back
@@ -224,6 +248,8 @@ def write_all(
     check_delay(delay)
     config = lm.config
     empty = torch.zeros(config.codebooks, 0, dtype=torch.int64)
+    if values is not None:
+        empty = values[:, :0]
     waiting = deque(sorted(range(len(utterances)), key=lambda i: -len(utterances[i].content)))
     while waiting and not len(utterances[waiting[-1]].content):
         yield waiting.pop(), empty
@@ -233,7 +259,7 @@ def write_all(
     number = (lm.cache_dtype or lm.embedding.weight.dtype).itemsize
     bytes_each = vectors * config.slow_layers * 2 * config.width * number
     slots = max(1, min(most, len(waiting), cache_bytes // bytes_each))
-    batch = WriterBatch(lm, slots, vectors)
+    batch = WriterBatch(lm, slots, vectors, values)
     at: dict[int, int] = {}  # slot: index of its utterance
     read: dict[int, int] = {}  # slot: content frames read
     written: dict[int, list[Tensor]] = {}

@@ -31,12 +31,14 @@ TURN = 1 << 40  # a whole turn of the pulses' phase, in integers: their sums are
 class PitchBook(nn.Module):
     """A codebook that is the pitch of a frame: 0 where it has none, else 1 to `codes` - 1 from LOWEST to HIGHEST."""
 
+    channels = 2
+
     def __init__(self, width: int, codes: int) -> None:
         super().__init__()
         if codes < 3:
             raise ValueError(f"{codes} codes: silence, the lowest pitch and the highest are three")
         self.codes = codes
-        self.project_out = Linear(2, width)
+        self.project_out = Linear(self.channels, width)
 
     def hear(self, frames: Tensor) -> Tensor:
         """Map frames of samples [..., frame samples] to codes [...], int64."""
@@ -44,14 +46,20 @@ class PitchBook(nn.Module):
         step = (octaves - LOWEST) / (HIGHEST - LOWEST) * (self.codes - 2)
         return torch.where(voiced, 1 + step.round().clamp(0, self.codes - 2).long(), 0)
 
-    def octaves(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Map codes [...] to octaves above 1 Hz, LOWEST where there is no pitch, and to whether there is one."""
-        return LOWEST + (codes - 1).clamp(min=0) * ((HIGHEST - LOWEST) / (self.codes - 2)), codes > 0
+    def values(self, codes: Tensor) -> Tensor:
+        """Map codes [...] to octaves above MIDDLE, 0 where there is no pitch, and to whether there is one, [..., 2]."""
+        voiced = (codes > 0).float()
+        octaves = LOWEST - MIDDLE + (codes - 1) * ((HIGHEST - LOWEST) / (self.codes - 2))
+        return torch.stack([octaves * voiced, voiced], dim=-1)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Map codes [...] to features [..., width]."""
-        octaves, voiced = self.octaves(codes)
-        return self.project_out(torch.stack([(octaves - MIDDLE) * voiced, voiced.to(octaves.dtype)], dim=-1))
+    def octaves(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `values` [..., 2], or means of them, to octaves above 1 Hz and to whether one is likelier than none."""
+        octaves, voiced = values.float().unbind(-1)
+        return MIDDLE + octaves / voiced.clamp(min=1e-4), voiced > 0.5
+
+    def decode(self, values: Tensor) -> Tensor:
+        """Map `values` [..., 2], or means of them, to features [..., width]."""
+        return self.project_out(values)
 
 
 class HarmonicGenerator(PieceNetwork):

@@ -107,6 +107,8 @@ class StreamVoiceAnon:
         if compiled and fast:
             raise ValueError("torch.compile is for a GPU: on a CPU the compiled kernels do the work")
         self.precision = precision
+        # What each acoustic code means, [codebooks, codes, channels], where the mean is spoken and not the code.
+        self.values: Tensor | None = None
         self._networks = tuple(networks.values())
         for network in self._networks:
             network.to(self.device)
@@ -129,6 +131,8 @@ class StreamVoiceAnon:
                 _own(network)
         if compiled:
             self._compile()
+        if config.acoustic_lm.averaged:
+            self.values = self.codec.values()
 
     def _compile(self) -> None:
         """Have every part compiled whose shapes do not change from frame to frame; attention's do."""
@@ -204,11 +208,15 @@ class StreamVoiceAnon:
             or (codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size)
         ):
             raise ValueError(f"acoustic codes are [{books}, T] between 0 and {size - 1}")
+        return self._decode(codes.long())
+
+    def _decode(self, written: Tensor) -> Tensor:
+        """Map what the language model wrote, [codebooks, T] or [codebooks, T, channels], to a wave of T frames."""
         length = self.frame_samples
-        wave = torch.empty(codes.shape[1] * length)
+        wave = torch.empty(written.shape[1] * length)
         state = self.codec.initial_decoder_state(1)
-        for start in range(0, codes.shape[1], DECODER_CHUNK):
-            part = codes[:, start : start + DECODER_CHUNK].long()
+        for start in range(0, written.shape[1], DECODER_CHUNK):
+            part = written[:, start : start + DECODER_CHUNK]
             samples, state = self.codec.decode(part.unsqueeze(0).to(self.device), state)
             wave[start * length : start * length + samples.shape[1]] = samples[0].cpu()
         return wave
@@ -331,10 +339,9 @@ class StreamVoiceAnon:
             generator = torch.Generator().manual_seed(seed)
             utterances.append(Utterance(content.to(self.device), self.prompt(voice), generator))
         results: list[Tensor] = [torch.zeros(0)] * len(waves)
-        for i, codes in write_all(
-            self.acoustic_lm, utterances, self.delay if delay is None else delay, batch, cache_bytes
-        ):
-            results[i] = self.decode_acoustic(codes)[: len(waves[i])]
+        delay = self.delay if delay is None else delay
+        for i, written in write_all(self.acoustic_lm, utterances, delay, batch, cache_bytes, self.values):
+            results[i] = self._decode(written)[: len(waves[i])]
         return results
 
     def open_stream(self, voice: Voice, seed: int = 0, *, delay: int | None = None, greedy: bool = False) -> Stream:

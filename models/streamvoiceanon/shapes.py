@@ -65,6 +65,7 @@ SMALL = replace(
         pitch_codes=32,
         prompt_frames=50,
         delay=3,  # 160 ms with the frame itself; codes tell the frame before theirs
+        averaged=True,
     ),
 )
 

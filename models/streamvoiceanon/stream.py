@@ -33,7 +33,8 @@ class StreamBatch:
         self._encoder = model.content_encoder.initial_state(slots, chunk=1)
         self._decoder = model.codec.initial_decoder_state(slots)
         latents = model.config.timbre_latents + 1
-        self._writers = WriterBatch(model.acoustic_lm, slots, latents + 2 * model.config.acoustic_lm.max_frames)
+        vectors = latents + 2 * model.config.acoustic_lm.max_frames
+        self._writers = WriterBatch(model.acoustic_lm, slots, vectors, model.values)
         self._delays: dict[int, int] = {}
 
     def open(self, voice: Voice, delay: int, generator: torch.Generator | None) -> int:
@@ -95,14 +96,14 @@ class StreamBatch:
         put(state, rows, moved)
         return state
 
-    def _speak(self, codes: dict[int, Tensor]) -> dict[int, Tensor]:
-        if not codes:
+    def _speak(self, written: dict[int, Tensor]) -> dict[int, Tensor]:
+        if not written:
             return {}
-        rows = torch.tensor(list(codes))
-        before = self._decoder if len(codes) == self._slots else take(self._decoder, rows)
-        samples, after = self._model.codec.decode(torch.stack(list(codes.values())).unsqueeze(2), before)
+        rows = torch.tensor(list(written))
+        before = self._decoder if len(written) == self._slots else take(self._decoder, rows)
+        samples, after = self._model.codec.decode(torch.stack(list(written.values())).unsqueeze(2), before)
         self._decoder = self._after(self._decoder, rows, after)
-        return dict(zip(codes, samples.cpu(), strict=True))
+        return dict(zip(written, samples.cpu(), strict=True))
 
 
 class Stream:

@@ -196,4 +196,4 @@ class TimbreEncoder(nn.Module):
         """Map samples [n] at 16 kHz, at least 32 ms + 1 sample, to timbre latents [32, 128]."""
         features = self.speaker_encoder(self.mel_transformer(samples.unsqueeze(0)))
         latents = self.perceiver_sampler(features.transpose(1, 2))
-        return self.quantizer.decode(self.quantizer.encode(latents)).squeeze(0)
+        return self.quantizer.decode(self.quantizer.values(self.quantizer.encode(latents))).squeeze(0)

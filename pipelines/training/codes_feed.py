@@ -1,13 +1,15 @@
 """The language model's feed: pairs of prepared utterances as batches of codes."""
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
-from models.streamvoiceanon.training.language_model import collate_language_model
+from models.streamvoiceanon.training.language_model import ALONGSIDE, collate_language_model
 from pipelines.training.feed import Batch, item_at
 from pipelines.training.pairs import (
     NEUTRAL,
@@ -84,9 +86,14 @@ def divide(spoken: list[Spoken], settings: PairSettings) -> Corpus:
 class CodesFeed:
     """Batches of pairs, new pairs every epoch; see `Feed`."""
 
-    def __init__(self, parts: Path, settings: PairSettings, batch_size: int, teacher: bool) -> None:
+    def __init__(
+        self, parts: Path, settings: PairSettings, batch_size: int, teacher: bool, frame_samples: int = 0
+    ) -> None:
+        """With a `teacher` its frames are read as well; with `frame_samples`, how many a frame has, the recordings that
+        the acoustic codes are of."""
         self.rows, self.settings, self.batch_size = Rows(parts), settings, batch_size
-        self.columns = (*CODES, "teacher") if teacher else CODES
+        self.frame_samples = frame_samples
+        self.columns = (*CODES, *["teacher"] * teacher, *["audio"] * bool(frame_samples))
         self.corpus = divide(list(self.rows.spoken.values()), settings)
         self._drawn: dict[int, list[Pair]] = {}  # the last EPOCHS that were drawn
         self.count = len(self._epoch(0))
@@ -158,6 +165,9 @@ class CodesFeed:
         }
         if "teacher" in source:
             item["teacher"] = source["teacher"].reshape(frames, -1)[begin:]
+        if "audio" in source:
+            wave, _ = soundfile.read(io.BytesIO(source["audio"].item()["bytes"]), dtype="float32")
+            item["samples"] = wave[: frames * self.frame_samples].reshape(frames, -1)[begin:]
         return item
 
 
@@ -177,7 +187,7 @@ def begin_within(item: dict[str, np.ndarray], random: np.random.Generator) -> di
     """Return an item whose source begins somewhere in its first half."""
     first = int(random.integers(0, item["source_content"].shape[0] // 2 + 1))
     cut = {name: item[name][..., first:] for name in ("source_content", "source_acoustic")}
-    return item | cut | ({"teacher": item["teacher"][first:]} if "teacher" in item else {})
+    return item | cut | {name: item[name][first:] for name in ALONGSIDE if name in item}
 
 
 def _content(row: dict[str, np.ndarray], random: np.random.Generator | None) -> np.ndarray:

@@ -80,6 +80,14 @@ class PretrainJob(BaseModel):
         description="codec, lm: how much it counts that what comes out is heard by the model's own content encoder as "
         "what it should be; 0 does not ask.",
     )
+    decoder: bool = Field(
+        False,
+        description="lm: the codec's decoder learns beside it to speak what it writes, from the recordings; needs a "
+        "listening_weight. Codes stay what they were.",
+    )
+    first_weight: float = Field(
+        1.0, gt=0, description="lm: how much the first codebook counts beside the others, which may be the pitch."
+    )
     blend: float = Field(
         1.0,
         gt=0,
@@ -144,6 +152,14 @@ class PretrainJob(BaseModel):
             raise ValueError(
                 "blend without start would blend with random weights: name the model whose weights they are"
             )
+        return self
+
+    @model_validator(mode="after")
+    def decoder_is_heard(self) -> Self:
+        if self.decoder and not self.listening_weight:
+            raise ValueError("decoder learns by what is heard: it needs a listening_weight")
+        if self.decoder and self.start is None:
+            raise ValueError("decoder without start would change the codec that it begins from: name its model")
         return self
 
     @property

@@ -8,16 +8,14 @@ without them and go on with them: the codec's weights are the same.
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.streamvoiceanon.codec import Codec
-from models.streamvoiceanon.contour import WINDOW, measure
 from models.streamvoiceanon.frontend import FrameConfig
-from models.streamvoiceanon.harmonic import HarmonicGenerator
 from models.streamvoiceanon.training.audio import within
 from models.streamvoiceanon.training.discriminators import DiscriminatorConfig, Discriminators
 from models.streamvoiceanon.training.listening import Listener
+from models.streamvoiceanon.training.speaking import freeze_codes, speak_like
 from models.streamvoiceanon.training.spectra import SpectralDistance, SpectrumConfig
 from models.streamvoiceanon.training.task import Batch
 
@@ -61,10 +59,7 @@ class CodecTask:
         self._listener = listener
         self._codec = codec.train().requires_grad_(True)
         if self.config.frozen_codes:
-            codec.backbone.requires_grad_(False)
-            codec.quantizer.downsample.requires_grad_(False)
-            for quantizer in codec.quantizer.residual_fsq.rvqs:
-                quantizer.project_in.requires_grad_(False)
+            freeze_codes(codec)
         self._distance = SpectralDistance(frames.sample_rate, self.config.spectrum)
         self.players: dict[str, nn.Module] = {"codec": self._codec}
         if self.config.adversarial_weight:
@@ -111,36 +106,22 @@ class CodecTask:
     def reconstruct(self, batch: Batch) -> Tensor:
         """Map `samples` [B, n] through the codes and back, silent past each utterance's end."""
         codec, samples = self._codec, batch["samples"]
-        x, heard = self._quantized(samples)
-        made, _ = codec.synthesise(x, heard, codec.initial_decoder_state(len(samples)))
+        made, _ = codec.synthesise(*self._quantized(samples), codec.initial_decoder_state(len(samples)))
         return made * within(batch["lengths"], samples.shape[1], 1)
 
-    def _quantized(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        codec = self._codec
+    def _quantized(self, samples: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """What the decoder reads of `samples`: features, and the pitch of the frames where it reads one."""
+        codec, books = self._codec, self._codec.quantizer.residual_fsq
         x, _ = codec.features(samples, codec.initial_encoder_state(len(samples)))
         heard = codec.heard(samples)
-        return codec.quantizer.residual_fsq.round_trip(x, heard), heard
+        pitch = None if books.pitch is None else books.pitch.octaves(books.pitch.values(heard[:, 0]))
+        return books.round_trip(x, heard), pitch
 
     def _speak(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """What the codec makes of `samples`; a source of pulses at their own pitch, and how far its own is off."""
-        head = self._codec.head
-        if not isinstance(head, HarmonicGenerator):
-            return self.reconstruct(batch), {}
-        codec, samples = self._codec, batch["samples"]
-        x, heard = self._quantized(samples)
-        up, (network, last, source) = codec.initial_decoder_state(len(samples))
-        x, _ = codec.quantizer.upsample(x, up)
-        x, _ = head.pieces(x, network)
-        octaves, likely, _ = head.tell(x, *codec.pitch(heard), last)
-        with torch.no_grad():
-            wanted, voiced = measure(around_ends(samples, head.config.hop, x.shape[1]))
-        made, _ = head.speak(x, torch.where(voiced, wanted, octaves.detach()), voiced, source)
-        off = (octaves - wanted).abs() * voiced
-        told = {
-            "pitch": off.sum() / voiced.sum().clamp(min=1),
-            "voicing": F.binary_cross_entropy_with_logits(likely, voiced.float()),
-        }
-        return made * within(batch["lengths"], samples.shape[1], 1), told
+        x, pitch = self._quantized(batch["samples"])
+        made, told = speak_like(self._codec, x, pitch, batch["samples"])
+        return made * within(batch["lengths"], batch["samples"].shape[1], 1), told
 
     def _reconstruction(self, made: Tensor, batch: Batch) -> dict[str, Tensor]:
         self._distance.to(made.device)
@@ -150,8 +131,3 @@ class CodecTask:
             figures["listening"] = self._listener.to(made.device).distance(made, batch["samples"])
             total = total + self.config.listening_weight * figures["listening"]
         return {"total": total, **{name: value.detach() for name, value in figures.items()}}
-
-
-def around_ends(samples: Tensor, hop: int, pieces: int) -> Tensor:
-    """Cut samples [B, n] to [B, pieces, WINDOW]: what surrounds the end of each piece of `hop` samples."""
-    return F.pad(samples, (WINDOW // 2 - hop, WINDOW)).unfold(1, WINDOW, hop)[:, :pieces]

@@ -22,12 +22,16 @@ from torch import Tensor, nn
 
 from models.streamvoiceanon.acoustic_lm import MAX_DELAY, AcousticLM, AcousticLMConfig
 from models.streamvoiceanon.checkpoint import CheckpointError, load_networks
+from models.streamvoiceanon.codec import Codec
 from models.streamvoiceanon.generation import check_delay
 from models.streamvoiceanon.training.initial import initialise
 from models.streamvoiceanon.training.listening import Loudspeaker
 from models.streamvoiceanon.training.shared_codes import plain_state
+from models.streamvoiceanon.training.speaking import freeze_codes
 from models.streamvoiceanon.training.standardiser import Standardiser
 from models.streamvoiceanon.training.task import Batch
+
+ALONGSIDE = ("teacher", "samples")  # what an item may have of every frame of its source
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ class LanguageModelTaskConfig:
     mistakes, and does not learn little speech by heart as soon. What is predicted stays. `confused` is the share of the
     source's content codes that are read as one of their neighbours, as codes of real people's speech often are; it
     needs the task's `neighbours`. `listening_weight` is that of how what it writes sounds, in `listening_frames` of
-    each source at most; it needs the task's `loudspeaker`. `seed` draws the head's first weights.
+    each source at most; it needs the task's `loudspeaker`, whose decoder learns too with `decoder`, from recordings.
+    `first_weight` is that of the first codebook's cross-entropy beside the others', `seed` draws the head's first
+    weights.
     """
 
     content_weight: float = 1.0
@@ -55,6 +61,8 @@ class LanguageModelTaskConfig:
     confused: float = 0.0
     listening_weight: float = 0.0
     listening_frames: int = 40
+    decoder: bool = False
+    first_weight: float = 1.0
     seed: int = 0
 
 
@@ -72,14 +80,16 @@ class EmotionHead(nn.Module):
 
 
 class LanguageModelPlayer(nn.Module):
-    """What one optimizer moves: the language model and, with distillation, the head on it."""
+    """What one optimizer moves: the language model, with distillation the head on it, and a `codec` whose decoder
+    learns to speak what it writes."""
 
-    def __init__(self, lm: AcousticLM, teacher_width: int, seed: int) -> None:
+    def __init__(self, lm: AcousticLM, teacher_width: int, seed: int, codec: Codec | None = None) -> None:
         super().__init__()
         self.emotion_head = EmotionHead(lm.config.width, teacher_width) if teacher_width else None
         self.standardiser = Standardiser(teacher_width) if teacher_width else None
         initialise(self, seed)
         self.lm = lm
+        self.codec = codec
 
 
 class LanguageModelTask:
@@ -104,7 +114,11 @@ class LanguageModelTask:
         check_delay(self.config.smallest_delay)
         check_delay(self.config.largest_delay)
         check_delay(self.config.validation_delay)
-        self._player = LanguageModelPlayer(lm, self.config.teacher_width, self.config.seed).train().requires_grad_(True)
+        codec = loudspeaker.codec if loudspeaker is not None and self.config.decoder else None
+        player = LanguageModelPlayer(lm, self.config.teacher_width, self.config.seed, codec)
+        self._player = player.train().requires_grad_(True)
+        if codec is not None:
+            freeze_codes(codec)
         self.players: dict[str, nn.Module] = {"lm": self._player}
 
     def losses(self, player: str, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -128,8 +142,10 @@ class LanguageModelTask:
         return figures
 
     def export(self) -> dict[str, dict[str, Tensor]]:
-        """The language model's weights under the names of the published checkpoint; the emotion head is left out."""
-        return {"acoustic_lm": plain_state(self._player.lm)}
+        """The weights of the language model, and of a codec whose decoder learnt, under the names of the published
+        checkpoint; the emotion head is left out."""
+        codec = {} if self._player.codec is None else {"codec": plain_state(self._player.codec)}
+        return {"acoustic_lm": plain_state(self._player.lm), **codec}
 
     def _figures(
         self, batch: Batch, delay: int, past: Batch, generator: torch.Generator | None = None
@@ -141,20 +157,23 @@ class LanguageModelTask:
         writing, wanted = at_content[:, delay : delay + frames], batch["acoustic"].transpose(1, 2)
         hidden, codes = writing[source], wanted[source]
         logits = lm.frame_logits(hidden, codes)  # (frames of the source, codebooks, codes)
-        figures = {
-            "acoustic": F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten()),
-            "accuracy": (logits.argmax(-1) == codes).float().mean(),
-        }
-        total = figures["acoustic"]
+        surprise = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none").view_as(codes)
+        figures = {"acoustic": surprise.mean(), "accuracy": (logits.argmax(-1) == codes).float().mean()}
+        first = self.config.first_weight
+        total = (surprise.sum() + (first - 1.0) * surprise[:, 0].sum()) / (len(codes) * (codes.shape[1] - 1.0 + first))
         if self.config.content_weight:
             figures["content"] = self._content_loss(at_content[:, :frames], batch["content"], source)
             total = total + self.config.content_weight * figures["content"]
         if self.config.listening_weight and self._loudspeaker is not None:
             places = draw_stretches(batch, self.config.listening_frames, generator)
             stretches = (x.gather(1, places.unsqueeze(2).expand(-1, -1, x.shape[2])) for x in (writing, wanted))
-            sound = self._loudspeaker.to(writing.device)(lm, *stretches)
+            recorded = None
+            if "samples" in batch:
+                within = (places - batch["prompt_lengths"].unsqueeze(1)).unsqueeze(2)
+                recorded = batch["samples"].gather(1, within.expand(-1, -1, batch["samples"].shape[2])).flatten(1)
+            sound = self._loudspeaker.to(writing.device)(lm, *stretches, recorded)
             figures |= sound
-            total = total + self.config.listening_weight * (sound["listening"] + sound["spectra"])
+            total = total + self.config.listening_weight * sum(sound.values())
         head, standardiser = self._player.emotion_head, self._player.standardiser
         weight = self.config.distillation_weight
         if head is not None and standardiser is not None:
@@ -258,10 +277,11 @@ def collate_language_model(items: Sequence[Mapping[str, NDArray]], most: int = A
     """Pad items, of `most` frames each at most, to one batch.
 
     An item holds `prompt_content` [P], `prompt_acoustic` [codebooks, P], `source_content` [T], `source_acoustic`
-    [codebooks, T], `style` [192], `timbre` [32, 128] and, for distillation, `teacher` [T, D] at the model's frame rate.
-    The batch holds `content` [B, L], `acoustic` [B, codebooks, L], `prompt_lengths` and `lengths` [B] (prompt and
-    source together), `style`, `timbre` and `teacher` [B, longest source, D]. Raises ValueError that names the item
-    where lengths disagree, the source is empty, or both together pass `most`.
+    [codebooks, T], `style` [192], `timbre` [32, 128] and, for distillation, `teacher` [T, D] at the model's frame rate,
+    to listen `samples` [T, samples of a frame]. The batch holds `content` [B, L], `acoustic` [B, codebooks, L],
+    `prompt_lengths` and `lengths` [B] (prompt and source together), `style`, `timbre`, and `teacher` and `samples`
+    [B, longest source, …]. Raises ValueError that names the item where lengths disagree, the source is empty, or both
+    together pass `most`.
     """
     for i, item in enumerate(items):
         prompt, source = len(item["prompt_content"]), len(item["source_content"])
@@ -271,8 +291,9 @@ def collate_language_model(items: Sequence[Mapping[str, NDArray]], most: int = A
             raise ValueError(f"item {i}: the source is empty")
         if prompt + source > most:
             raise ValueError(f"item {i}: {prompt} frames of prompt and {source} of source pass the limit of {most}")
-        if "teacher" in item and len(item["teacher"]) != source:
-            raise ValueError(f"item {i}: {len(item['teacher'])} teacher frames for {source} frames of source")
+        for name in ALONGSIDE:
+            if name in item and len(item[name]) != source:
+                raise ValueError(f"item {i}: {len(item[name])} {name} frames for {source} frames of source")
     pairs = [("prompt_content", "source_content"), ("prompt_acoustic", "source_acoustic")]
     content, acoustic = (
         [torch.from_numpy(np.concatenate([item[a], item[b]], axis=-1).astype(np.int64)) for item in items]
@@ -286,9 +307,10 @@ def collate_language_model(items: Sequence[Mapping[str, NDArray]], most: int = A
         "style": torch.from_numpy(np.stack([item["style"] for item in items]).astype(np.float32)),
         "timbre": torch.from_numpy(np.stack([item["timbre"] for item in items]).astype(np.float32)),
     }
-    if all("teacher" in item for item in items):
-        teacher = [torch.from_numpy(np.asarray(item["teacher"], dtype=np.float32)) for item in items]
-        batch["teacher"] = nn.utils.rnn.pad_sequence(teacher, batch_first=True)
+    for name in ALONGSIDE:
+        if all(name in item for item in items):
+            frames = [torch.from_numpy(np.asarray(item[name], dtype=np.float32)) for item in items]
+            batch[name] = nn.utils.rnn.pad_sequence(frames, batch_first=True)
     return batch
 
 

@@ -5,9 +5,10 @@ any other. Features of a network that understands speech are far apart where som
 (perceptual losses: Johnson et al., 2016, arXiv 1603.08155). Here that network is the trunk of the model's own content
 encoder, as it is.
 
-A language model chooses codes, and choices have no gradient: the sound of what it would write is computed with the
-codes that it chose, and learnt from as if their probabilities had been heard (straight-through: Bengio et al., 2013,
-arXiv 1308.3432).
+A language model that has spoken what its codes mean on average (`AcousticLMConfig.averaged`) learns from how that
+sounds. One that chooses codes cannot, as choices have no gradient: the sound of what it would write is computed with
+the codes that it chose, and learnt from as if their probabilities had been heard (straight-through: Bengio et al.,
+2013, arXiv 1308.3432).
 """
 
 import torch
@@ -18,10 +19,12 @@ from models.streamvoiceanon.acoustic_lm import AcousticLM
 from models.streamvoiceanon.codec import Codec
 from models.streamvoiceanon.content_encoder import ContentEncoder
 from models.streamvoiceanon.frontend import FrameConfig
+from models.streamvoiceanon.training.speaking import speak_like
 from models.streamvoiceanon.training.spectra import SpectralDistance, SpectrumConfig
 
 FLOOR = 1e-3  # of a channel's deviation
-STFT_WEIGHT, MEL_WEIGHT = 0.25, 0.5  # of spectra, beside what is understood
+STFT_WEIGHT, MEL_WEIGHT = 0.5, 1.0  # of spectra, beside what is understood
+SETTLING = 3  # frames of a stretch that are not compared with a recording
 
 
 class Listener(nn.Module):
@@ -50,53 +53,60 @@ class Listener(nn.Module):
 
 
 class Loudspeaker(nn.Module):
-    """Says codes aloud, and how far apart by ear those are that a language model writes and those that it should write.
+    """Says aloud what a language model writes, and tells how far apart by ear that is from what it should sound like.
 
-    Where a codec's first code is the pitch, the pitch that should be written is what both are heard at: whether it is
-    right, cross-entropy says.
+    That is what the codec makes of the codes that it should write; or, where it is given, the recording that these
+    codes are of, from which the codec's decoder can learn as well (`freeze_codes`): one that has read nothing but true
+    codes is not used to a language model's.
+
+    Where a codec's first code is the pitch, both are heard at the pitch that should be. With the recording it is learnt
+    from as well how far what is written is off that pitch; otherwise cross-entropy alone says it.
     """
 
     def __init__(self, codec: Codec, listener: Listener, frames: FrameConfig) -> None:
         super().__init__()
-        self._codec, self._listener = codec.eval().requires_grad_(False), listener
+        self.codec, self._listener = codec.eval().requires_grad_(False), listener
         self._spectra = SpectralDistance(frames.sample_rate, SpectrumConfig())
+        self._frame_samples = frames.samples
 
-    def forward(self, lm: AcousticLM, hidden: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-        """Map hidden states [B, n, width] and the codes wanted there, [B, n, codebooks], to scalars.
+    def forward(
+        self, lm: AcousticLM, hidden: Tensor, wanted: Tensor, recorded: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Map hidden states [B, n, width], the codes wanted there, [B, n, codebooks], and what was recorded there,
+        [B, n frames], to scalars.
 
-        "listening" is the distance of what the listener hears, "spectra" that of spectra.
+        "listening" is the distance of what the listener hears, "spectra" that of spectra, both weighed; with what was
+        recorded there are the decoder's "pitch" and "voicing" (`speak_like`) as well.
         """
         count, frames, _ = hidden.shape
-        flat = hidden.flatten(0, 1)
+        flat, books = hidden.flatten(0, 1), self.codec.quantizer.residual_fsq
         with torch.no_grad():
             written = lm.write_frame(flat, lambda logits: logits.argmax(-1), lm.fast_state(len(flat)))
-            target = self._say(self._features(wanted), wanted)
-        likely = lm.frame_logits(flat, written).float().softmax(-1)
-        chosen = F.one_hot(written, likely.shape[-1]) + likely - likely.detach()
-        made = self._say(self._features(wanted, chosen.unflatten(0, (count, frames))), wanted)
+            values = books.values(wanted.transpose(1, 2))  # [B, codebooks, n, channels]
+        chosen = lm.frame_logits(flat, written).float().softmax(-1)
+        if not lm.config.averaged:
+            chosen = F.one_hot(written, chosen.shape[-1]) + chosen - chosen.detach()
+        means = torch.einsum("fbc,bcv->fbv", chosen, self.codec.values()).unflatten(0, (count, frames)).transpose(1, 2)
+        if recorded is None:
+            with torch.no_grad():
+                target = self._say(values, values)
+            return self._compare(self._say(means, values), target)
+        made, told = speak_like(self.codec, books.decode(means), books.octaves(means), recorded)
+        begun = min(SETTLING, frames - 1) * self._frame_samples  # the decoder knows nothing of what was before
+        return self._compare(made.float().clamp(-1.0, 1.0)[:, begun:], recorded[:, begun:]) | told
+
+    def _compare(self, made: Tensor, target: Tensor) -> dict[str, Tensor]:
         spectra = self._spectra(made, target)
         return {
             "listening": self._listener.distance(made, target),
             "spectra": STFT_WEIGHT * spectra["stft"] + MEL_WEIGHT * spectra["mel"],
         }
 
-    def _features(self, codes: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """What the decoder reads, [B, n, width], of codes [B, n, codebooks]; of those `chosen` [B, n, codebooks,
-        codes] where they are given, all but the pitch."""
-        books = self._codec.quantizer.residual_fsq
-        if chosen is None:
-            return books.decode(codes.transpose(1, 2))
-        every = torch.arange(chosen.shape[-1], device=chosen.device)
-        learned = len(books.rvqs)
-        parts = [] if books.pitch is None else [books.pitch.decode(codes[..., 0])]
-        parts += [
-            share @ book.decode(every)  # type: ignore[operator]
-            for share, book in zip(chosen[..., -learned:, :].unbind(2), books.rvqs, strict=True)
-        ]
-        return torch.cat(parts, -1)
-
-    def _say(self, features: Tensor, codes: Tensor) -> Tensor:
-        """Map what the decoder reads, and the codes whose pitch is heard, to samples [B, n frames]."""
-        codec = self._codec
-        samples, _ = codec.synthesise(features, codes.transpose(1, 2), codec.initial_decoder_state(len(features)))
+    def _say(self, values: Tensor, wanted: Tensor) -> Tensor:
+        """Map what codes mean, [B, codebooks, n, channels], to samples [B, n frames], at the pitch that is wanted."""
+        codec, books = self.codec, self.codec.quantizer.residual_fsq
+        if books.pitch is not None:
+            values = torch.cat([wanted[:, :1], values[:, 1:]], dim=1)
+        state = codec.initial_decoder_state(len(values))
+        samples, _ = codec.synthesise(books.decode(values), books.octaves(values), state)
         return samples.float().clamp(-1.0, 1.0)

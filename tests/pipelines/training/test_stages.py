@@ -219,6 +219,31 @@ def test_a_stage_listens_to_itself_where_it_is_wanted(model: Path, tmp_path: Pat
     assert all(line[heard] > 0 for line in read_curve(job.folder(stage) / "training"))
 
 
+def test_a_decoder_learns_beside_the_language_model_and_codes_stay(
+    model: Path, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    options = {"index": "none", "name": "on", "output": tmp_path}
+    with pytest.raises(InputError, match="needs a listening_weight"):
+        load_pretrain("lm", "smoke", **options, start=str(model), decoder=True)
+    with pytest.raises(InputError, match="decoder without start"):
+        load_pretrain("lm", "smoke", **options, listening_weight=1.0, decoder=True)
+    job = load_pretrain("lm", "smoke", **options, start=str(model), listening_weight=1.0, decoder=True)
+    columns = codes_columns() | {"audio": AUDIO_TYPE}
+    batch = Encode(16_000)(ComputeCodes(str(model), "cpu")(waves_of(rows)))
+    (job.folder("lm") / "prepared").mkdir(parents=True)
+    write_parts(job.folder("lm") / "prepared" / "parts", columns | TAUGHT, parts_of(rows, batch, list(columns)))
+    assert train(*build_stage("lm", job), job.training, job.folder("lm") / "training", Place()).ended == "done"
+    assert read_curve(job.folder("lm") / "training")[-1]["validation.spectra"] > 0
+    put_into_model("lm", job, "aloud")
+    before, after = read_base(str(model)), read_base(str(job.model))
+    assert after.sources == before.sources | {"codec": "aloud", "acoustic_lm": "aloud"}
+    changed = [k for k, value in after.states["codec"].items() if not torch.equal(value, before.states["codec"][k])]
+    assert any(key.startswith("head.") for key in changed)
+    waves = torch.from_numpy(waves_of(rows)["wave"][0])
+    codes = [StreamVoiceAnon.from_pretrained(folder).encode_acoustic(waves) for folder in (model, job.model)]
+    assert torch.equal(*codes)
+
+
 def test_nobody_listens_with_random_ears(tmp_path: Path) -> None:
     job = load_pretrain("codec", "smoke", index="none", name="on", output=tmp_path, listening_weight=1.0)
     with pytest.raises(InputError, match=r"listening_weight: .* not trained yet"):

@@ -39,6 +39,7 @@ TINY = replace(
     ),
 )
 UNPITCHED = replace(TINY, codec=replace(TINY.codec, spectral=SpectralConfig(depth=1)))
+CHOOSING = replace(TINY, acoustic_lm=replace(TINY.acoustic_lm, averaged=False))
 
 
 class Networks:
@@ -54,7 +55,7 @@ class Networks:
         self.loudspeaker = Loudspeaker(codec, self.listener, config.frames)
 
 
-@pytest.fixture(params=[TINY, UNPITCHED], ids=["pulses", "no pulses"])
+@pytest.fixture(params=[TINY, UNPITCHED, CHOOSING], ids=["pulses", "no pulses", "codes"])
 def networks(request: pytest.FixtureRequest) -> Networks:
     return Networks(request.param)
 
@@ -87,6 +88,8 @@ def test_who_made_a_wave_learns_and_who_listens_does_not() -> None:
 
 def test_what_is_written_as_wanted_sounds_as_wanted(networks: Networks) -> None:
     lm, hidden = networks.lm, draw(2, 5, 32)
+    with torch.no_grad():  # so sure of its codes that their mean is they
+        lm.decoder.model.fast_output.weight.mul_(1e5)
     with torch.no_grad():
         written = lm.write_frame(hidden.flatten(0, 1), lambda logits: logits.argmax(-1), lm.fast_state(10))
     right = networks.loudspeaker(lm, hidden, written.unflatten(0, (2, 5)))
@@ -119,6 +122,15 @@ def batch_of(networks: Networks) -> dict[str, Tensor]:
     }
 
 
+def learn(task: LanguageModelTask, batch: dict[str, Tensor], steps: int) -> None:
+    optimizer = torch.optim.AdamW([p for p in task.players["lm"].parameters() if p.requires_grad], lr=5e-3)
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        task.losses("lm", batch, draws)["total"].backward()
+        optimizer.step()
+
+
 def test_stretches_lie_in_the_sources_and_hang_on_the_generator(networks: Networks) -> None:
     batch = batch_of(networks)
     assert draw_stretches(batch, 40, None).tolist() == [[*range(4, 11)], [*range(3, 10)]]
@@ -133,15 +145,60 @@ def test_listening_brings_the_sound_nearer(networks: Networks) -> None:
     batch = batch_of(networks)
     before = task.validate(batch)
     assert before["total"] == pytest.approx(sum(float(before[n]) for n in ("acoustic", "listening", "spectra")))
-    optimizer = torch.optim.AdamW(task.players["lm"].parameters(), lr=5e-3)
-    draws = torch.Generator().manual_seed(0)
-    for _ in range(40):
-        optimizer.zero_grad()
-        task.losses("lm", batch, draws)["total"].backward()
-        optimizer.step()
+    learn(task, batch, 40)
     after = task.validate(batch)
     assert after["listening"] < 0.8 * before["listening"]
     assert after["acoustic"] < before["acoustic"]
+
+
+def test_a_decoder_learns_to_speak_what_is_written(networks: Networks) -> None:
+    config = LanguageModelTaskConfig(
+        0.0, smallest_delay=2, largest_delay=2, listening_weight=1.0, listening_frames=6, decoder=True
+    )
+    task = LanguageModelTask(networks.lm, config, loudspeaker=networks.loudspeaker)
+    batch = batch_of(networks) | {"samples": 0.1 * draw(2, 10, FRAME)}
+    begun, before = task.export()["codec"], task.validate(batch)
+    told = {"pitch", "voicing"} if networks.codec.quantizer.residual_fsq.pitch is not None else set()
+    heard = {"listening", "spectra"} | told
+    assert heard <= before.keys()
+    assert before["total"] == pytest.approx(sum(float(before[name]) for name in ("acoustic", *heard)))
+    learn(task, batch, 20)
+    after = task.validate(batch)
+    assert after["spectra"] < before["spectra"]
+    moved = {key for key, value in task.export()["codec"].items() if not torch.equal(value, begun[key])}
+    assert any(key.startswith("head.") for key in moved)
+    assert not {key for key in moved if key.startswith(("backbone.", "quantizer.downsample.")) or "project_in" in key}
+    assert all(parameter.grad is None for parameter in networks.encoder.parameters())
+
+
+def test_recordings_are_heard_where_their_codes_are() -> None:
+    """A stretch is compared with what was recorded there, prompts and the first frames left out."""
+    networks = Networks(TINY)
+    config = LanguageModelTaskConfig(0.0, smallest_delay=2, largest_delay=2, listening_weight=1.0, listening_frames=6)
+    task = LanguageModelTask(networks.lm, config, loudspeaker=networks.loudspeaker)
+    heard: list[Tensor] = []
+
+    def listen(lm: AcousticLM, hidden: Tensor, wanted: Tensor, recorded: Tensor) -> dict[str, Tensor]:
+        heard.append(recorded)
+        return {"listening": hidden.sum(), "spectra": hidden.sum()}
+
+    networks.loudspeaker.forward = listen  # type: ignore[method-assign, assignment]
+    samples = torch.arange(2 * 10).view(2, 10, 1).expand(-1, -1, FRAME).float()
+    task.validate(batch_of(networks) | {"samples": samples})
+    assert heard[0][:, ::FRAME].tolist() == [[*range(6)], [*range(10, 16)]]
+
+
+def test_the_first_codebook_may_count_more() -> None:
+    networks = Networks(TINY)
+    once, twice = (
+        LanguageModelTask(networks.lm, LanguageModelTaskConfig(0.0, first_weight=weight)).validate(batch_of(networks))
+        for weight in (1.0, 2.0)
+    )
+    assert once["total"] == pytest.approx(float(once["acoustic"]))
+    first = 9 * twice["total"] - 8 * once["total"]
+    assert float(first) > 0.0
+    rest = LanguageModelTask(networks.lm, LanguageModelTaskConfig(0.0, first_weight=1e9)).validate(batch_of(networks))
+    assert float(first) == pytest.approx(float(rest["total"]), rel=1e-3)
 
 
 def test_nobody_listens_without_ears(networks: Networks) -> None:
