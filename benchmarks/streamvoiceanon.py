@@ -128,11 +128,11 @@ def measure_offline(model: StreamVoiceAnon, utterances: int, seconds: float) -> 
     frames = round(seconds / FRAME_SECONDS)
     waves = [0.1 * torch.randn(frames * PUBLISHED.samples, generator=draw) for _ in range(utterances)]
     voice = random_voice(48)
-    encoder, decoder = Stopwatch(model, "encode_content"), Stopwatch(model, "decode_acoustic")
+    encoder, decoder = Stopwatch(model, "encode_content"), Stopwatch(model, "_decode")
     start, computing = time.perf_counter(), time.process_time()
     model.anonymize(waves, [voice] * utterances, seeds=range(utterances))
     total, speech = time.perf_counter() - start, utterances * frames * FRAME_SECONDS
-    del model.encode_content, model.decode_acoustic
+    del model.encode_content, model._decode
     parts = {"encoder": sum(encoder.seconds) / speech, "decoder": sum(decoder.seconds) / speech}
     cpu = (time.process_time() - computing) / speech
     return {"rtf": total / speech, "cpu": cpu, **parts, "lm": total / speech - sum(parts.values())}

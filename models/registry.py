@@ -102,7 +102,7 @@ KNOWN: Mapping[str, Known] = {
         digests={
             "streamvoiceanon.json": "4cd1daa7660d10327f30519d1f534074d44e1dd9081cbcfa509846534cd2307f",
             "streamvoiceanon.safetensors": "7777b0fce1b7549d0ea4a8f8574f9d244d6409eb5a51830f001f3aca151e4b21",
-            "voices.parquet": "01e3107b063b8808d5735b9320b67e1bd8938924559e5bce4f19ce302014ebbf",
+            "voices.parquet": "39388096527dd87e4c61ad2f55cf823835d0d42bfcb44dec088a0866ce268ef6",
         },
     ),
     PHONES: Known(

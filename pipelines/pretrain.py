@@ -8,6 +8,7 @@
 
 import shutil
 import uuid
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,10 @@ def base_of(stage: Stage, job: PretrainJob) -> Base:
     if job.model.exists():
         base = read_base(str(job.model))
         if base.config != sizes:
-            raise InputError(f"{job.model} has other sizes than the shape: use another name, or delete it")
+            raise InputError(
+                f"{job.model} has other sizes than the shape ({differences(base.config, sizes)}): use another name, or "
+                "delete it"
+            )
     elif job.start is not None:
         base = read_start(job.start, sizes)
     else:
@@ -110,6 +114,8 @@ def base_of(stage: Stage, job: PretrainJob) -> Base:
             f"the language model learns codes, and what makes them is not trained yet in {job.model}: run "
             + " and ".join(f"`voxveil pretrain {other}`" for other in untrained)
         )
+    if stage == "lm" and job.decoder_learns:
+        check_decoders_model(job, base)
     if stage == "codec" and job.listening_weight and "content" in untrained:
         raise InputError(f"listening_weight: the content encoder listens, and that of {job.model} is not trained yet")
     return base
@@ -119,8 +125,41 @@ def read_start(start: str, sizes: "Config") -> Base:
     """Read the model folder to begin from. Raises InputError where its sizes are others."""
     base = read_base(start)
     if base.config != sizes:
-        raise InputError(f"start: {start} has other sizes than the shape")
+        raise InputError(f"start: {start} has other sizes than the shape ({differences(base.config, sizes)})")
     return base
+
+
+def differences(there: "Config", wanted: "Config") -> str:
+    """Name the fields in which a model folder's configuration is not the wanted one, with what each has."""
+    pairs = [(field.name, getattr(there, field.name), getattr(wanted, field.name)) for field in fields(wanted)]
+    told = []
+    while pairs:
+        name, one, other = pairs.pop(0)
+        if one == other:
+            continue
+        if is_dataclass(one) and is_dataclass(other):
+            pairs += [(f"{name}.{f.name}", getattr(one, f.name), getattr(other, f.name)) for f in fields(other)]
+        else:
+            told.append(f"{name} is {one} there and {other} here")
+    return ", ".join(told)
+
+
+def check_decoders_model(job: PretrainJob, base: Base) -> Base:
+    """Return the model from which language model and decoder begin together, whose codes they learn.
+
+    What came of another training must not be lost or mixed with: raises InputError where the model folder has another
+    content encoder, or a codec that is neither the start's nor of such a training.
+    """
+    start = read_start(job.start or "", job.sizes())
+    if start.folder.resolve() == job.model.resolve():
+        raise InputError(f"start: {job.start} would be changed by its own training: use another name")
+    codecs = (start.sources.get("codec"), base.sources.get("acoustic_lm"))
+    if base.sources["content_encoder"] != start.sources.get("content_encoder") or base.sources["codec"] not in codecs:
+        raise InputError(
+            f"{job.model} has another content encoder or codec than {job.start}, from which its decoder would begin: "
+            "use another name"
+        )
+    return start
 
 
 def prepare_stage(stage: Stage, job: PretrainJob, base: Base, track: "Track") -> Prepared:
@@ -131,17 +170,17 @@ def prepare_stage(stage: Stage, job: PretrainJob, base: Base, track: "Track") ->
     teacher, model = "none", "none"
     steps: list[Any]
     if stage == "lm":
+        if job.decoder_learns:  # which changes no code, and the codec of the model folder
+            base = check_decoders_model(job, base)
         drawn: dict[str, Any] = {"perturbed": job.perturbed, "seed": job.training.seed, "draws": job.draws}
         heard = {"heard": str(job.heard.absolute())} if job.heard else {}
         steps = [(ComputeCodes, {"model": str(base.folder), "device": device, **drawn, **heard})]
-        # A decoder that learnt beside it, into this model folder, has changed no code.
-        origin = read_start(job.start, base.config) if job.decoder and job.start else base
-        columns, model = codes_columns(), codes_digest(origin)
+        columns, model = codes_columns(), codes_digest(base)
         if job.perturbed or job.heard or job.draws > 1:
             model += "".join(f" {name} {value}" for name, value in drawn.items())
         if job.heard:
             model += f" heard {folder_digest(job.heard)}"
-        if job.decoder:
+        if job.decoder_learns:
             model += " recordings"
             steps.append((Encode, {"sample_rate": frames.sample_rate}))
             columns |= {"audio": AUDIO_TYPE}
@@ -224,18 +263,21 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             corrupted=job.corrupted,
             confused=job.confused,
             listening_weight=job.listening_weight,
-            decoder=job.decoder,
-            first_weight=job.first_weight,
+            decoder_learns=job.decoder_learns,
+            first_codebook_weight=job.first_codebook_weight,
             seed=settings.seed,
         )
-        loudspeaker = loudspeaker_of(base) if job.listening_weight else None
+        origin = check_decoders_model(job, base) if job.decoder_learns else base
+        loudspeaker = loudspeaker_of(origin) if job.listening_weight else None
         neighbours = None
         if job.confused:
             if codebook is None:
                 raise InputError("confused: this shape's content encoder has no codebook, so codes have no neighbours")
             neighbours = nearest_codes(codebook.float())
         task = LanguageModelTask(network, losses, neighbours, loudspeaker)
-        return task, CodesFeed(parts, pairs, settings.batch_size, False, sizes.frames.samples if job.decoder else 0)
+        return task, CodesFeed(
+            parts, pairs, settings.batch_size, teacher=False, frame_samples=job.decoder_learns * sizes.frames.samples
+        )
     crop = max(1, round(job.crop_seconds / sizes.frames.seconds))
     feed = WavesFeed(
         parts,

@@ -164,12 +164,13 @@ class GroupedQuantizer(nn.Module):
         """Map [B, n, width] to the codes of features, [B, groups or one less, n], int64."""
         return torch.stack([q.encode(part) for q, part in zip(self.rvqs, self._parts(x), strict=True)], dim=1)  # type: ignore[operator]
 
-    def round_trip(self, x: Tensor, heard: Tensor) -> Tensor:
-        """What `decode` makes of what is `heard` and of `encode`, [B, n, width], differentiable."""
+    def round_trip(self, x: Tensor, heard: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """What `decode` makes of what is `heard` and of `encode`, [B, n, width], differentiable, and the `octaves`."""
         parts = [q.round_trip(part) for q, part in zip(self.rvqs, self._parts(x), strict=True)]  # type: ignore[operator]
-        if self.pitch is not None:
-            parts = [self.pitch.decode(self.pitch.values(heard[:, 0])), *parts]
-        return torch.cat(parts, -1)
+        if self.pitch is None:
+            return torch.cat(parts, -1), None
+        values = self.pitch.values(heard[:, 0])
+        return torch.cat([self.pitch.decode(values), *parts], -1), self.pitch.octaves(values)
 
     def values(self, codes: Tensor) -> Tensor:
         """Map codes [B, groups, n] to numbers that stand for them and can be averaged, [B, groups, n, channels].
@@ -263,14 +264,13 @@ class Codec(nn.Module):
 
     def values(self) -> Tensor:
         """What stands for every code of every codebook, [codebooks, codes, channels]: numbers that can be averaged."""
-        books = self.config.codebooks
         every = torch.arange(math.prod(self.config.levels), device=self.mel.window.device)
-        return self.quantizer.residual_fsq.values(every.expand(1, books, -1))[0]
+        return self.quantizer.residual_fsq.values(every.expand(1, self.config.codebooks, -1))[0]
 
     def decode(self, written: Tensor, state: State) -> tuple[Tensor, State]:
         """Map codes [B, codebooks, n] to samples [B, n frames] in [-1, 1], and the state on.
 
-        What is written may be means of `values` instead, [B, codebooks, n, channels].
+        What is written is codes where it is integers, else means of `values`, [B, codebooks, n, channels].
         """
         books = self.quantizer.residual_fsq
         values = written if written.is_floating_point() else books.values(written)

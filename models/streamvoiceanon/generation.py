@@ -78,7 +78,7 @@ class WriterBatch:
 
     def __init__(self, lm: AcousticLM, slots: int, vectors: int, values: Tensor | None = None) -> None:
         """With `values` [codebooks, codes, channels], what each code means, means of them are returned for codes."""
-        self._lm, self._values = lm, values
+        self._lm, self._values = lm, None if values is None else values.transpose(1, 2).contiguous()
         self._state: TransformerState = lm.initial_state(slots, vectors)
         self._writers: list[Writer | None] = [None] * slots
         self._fast: dict[int, FastState] = {}
@@ -209,10 +209,10 @@ class WriterBatch:
 
 
 def average(logits: Sequence[Tensor], values: Tensor) -> Tensor:
-    """Map the logits [B, codes] of each codebook to the means of `values` [codebooks, codes, channels] by their
-    probabilities, [B, codebooks, channels]; every row by itself, to the last bit."""
+    """Map the logits [B, codes] of each codebook to the means of `values` [codebooks, channels, codes] by their
+    probabilities, [B, codebooks, channels]; on a CPU every row by itself, to the last bit."""
     likely = torch.stack(list(logits), dim=1).float().softmax(-1)
-    return (likely.unsqueeze(2) * values.transpose(1, 2).contiguous()).sum(-1)
+    return (likely.unsqueeze(2) * values).sum(-1)
 
 
 def vectors_needed(lm: AcousticLM, prompt: Prompt, frames: int, delay: int) -> int:

@@ -5,6 +5,7 @@ its voice and its seed, whatever else is in the batch and whether it is streamed
 last bit, unless Whisper's trunk hears the content.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -302,7 +303,8 @@ class StreamVoiceAnon:
     ) -> Tensor:
         """Map content codes [T] to acoustic codes [8, T] in a voice, `delay` frames later (None: its own delay).
 
-        Without `greedy` the codes are sampled; without `generator` from one seeded with 0.
+        Without `greedy` the codes are sampled; without `generator` from one seeded with 0. An `averaged` model speaks
+        other than these codes: see `speak`.
         """
         delay = self.delay if delay is None else delay
         check_delay(delay)
@@ -311,6 +313,13 @@ class StreamVoiceAnon:
         utterance = Utterance(content_codes.to(self.device), self.prompt(voice), None if greedy else generator)
         ((_, codes),) = write_all(self.acoustic_lm, [utterance], delay, most=1, cache_bytes=0)
         return codes.cpu()
+
+    @torch.inference_mode()
+    def speak(self, content_codes: Tensor, voice: Voice, generator: torch.Generator | None) -> Tensor:
+        """Map content codes [T] to a wave of T frames in a voice; without `generator` with the best code always."""
+        utterance = Utterance(content_codes.to(self.device), self.prompt(voice), generator)
+        ((_, written),) = write_all(self.acoustic_lm, [utterance], self.delay, 1, 0, self.values)
+        return self._decode(written)
 
     @torch.inference_mode()
     def anonymize(
@@ -438,6 +447,11 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
         raise checkpoint.CheckpointError(
             f"the content encoder has {2**encoder.bits} codes and {encoder.pitch_codes} of pitch, the language model "
             f"{lm.content_codes} and {lm.pitch_codes}: they must be the same"
+        )
+    if lm.averaged and lm.acoustic_codes != math.prod(config.codec.levels):
+        raise checkpoint.CheckpointError(
+            f"the codec has {math.prod(config.codec.levels)} codes, the language model {lm.acoustic_codes}: codes that "
+            "are averaged must be the same"
         )
     return config
 

@@ -1,13 +1,11 @@
 """The language model's feed: pairs of prepared utterances as batches of codes."""
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from models.streamvoiceanon.training.language_model import ALONGSIDE, collate_language_model
 from pipelines.training.feed import Batch, item_at
@@ -21,7 +19,7 @@ from pipelines.training.pairs import (
     keep_known_emotions,
     split_speakers,
 )
-from pipelines.training.rows import Rows, timbre_of
+from pipelines.training.rows import Rows, timbre_of, wave_of
 
 EPOCHS = 2  # whose pairs are kept: a batch may begin in one and end in the next
 ALIKE = 16  # batches among whose pairs similar lengths are sought
@@ -150,7 +148,7 @@ class CodesFeed:
 
         The content is one of those that were drawn of each utterance, without `random` the first.
         """
-        prompt, source = (self.rows.read(name, self.columns) for name in (pair.prompt, pair.source))
+        prompt, source = self.rows.read(pair.prompt, CODES), self.rows.read(pair.source, self.columns)
         frames, begin = int(source["frames"]), 0
         shown = min(int(prompt["frames"]), self.settings.prompt_frames)
         if pair.prompt == pair.source:
@@ -166,8 +164,7 @@ class CodesFeed:
         if "teacher" in source:
             item["teacher"] = source["teacher"].reshape(frames, -1)[begin:]
         if "audio" in source:
-            wave, _ = soundfile.read(io.BytesIO(source["audio"].item()["bytes"]), dtype="float32")
-            item["samples"] = wave[: frames * self.frame_samples].reshape(frames, -1)[begin:]
+            item["samples"] = wave_of(source)[: frames * self.frame_samples].reshape(frames, -1)[begin:]
         return item
 
 

@@ -80,12 +80,12 @@ class PretrainJob(BaseModel):
         description="codec, lm: how much it counts that what comes out is heard by the model's own content encoder as "
         "what it should be; 0 does not ask.",
     )
-    decoder: bool = Field(
+    decoder_learns: bool = Field(
         False,
         description="lm: the codec's decoder learns beside it to speak what it writes, from the recordings; needs a "
         "listening_weight. Codes stay what they were.",
     )
-    first_weight: float = Field(
+    first_codebook_weight: float = Field(
         1.0, gt=0, description="lm: how much the first codebook counts beside the others, which may be the pitch."
     )
     blend: float = Field(
@@ -155,11 +155,13 @@ class PretrainJob(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def decoder_is_heard(self) -> Self:
-        if self.decoder and not self.listening_weight:
-            raise ValueError("decoder learns by what is heard: it needs a listening_weight")
-        if self.decoder and self.start is None:
-            raise ValueError("decoder without start would change the codec that it begins from: name its model")
+    def decoder_learns_by_ear(self) -> Self:
+        if self.decoder_learns and not self.listening_weight:
+            raise ValueError("decoder_learns: by what is heard, so it needs a listening_weight")
+        if self.decoder_learns and self.start is None:
+            raise ValueError(
+                "decoder_learns without start: name the model whose codec it begins from, and another to write"
+            )
         return self
 
     @property

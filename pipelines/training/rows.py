@@ -1,5 +1,6 @@
 """Rows of prepared speech: which there are, all in memory, and what is in one, read when it is wanted."""
 
+import io
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import soundfile
 
 from pipelines.training.pairs import Spoken
 
@@ -18,6 +20,12 @@ def timbre_of(row: dict[str, np.ndarray]) -> np.ndarray:
     """Return the timbre latents [n, width] of a row; a shape without timbre has [0, 0]."""
     latents = int(row["timbre_latents"])
     return row["timbre"].reshape(latents, -1 if latents else 0)
+
+
+def wave_of(row: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the recording of a row, float32 [n]."""
+    wave, _ = soundfile.read(io.BytesIO(row["audio"].item()["bytes"]), dtype="float32")
+    return wave
 
 
 def as_array(value: pa.Scalar) -> np.ndarray:

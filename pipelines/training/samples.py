@@ -30,10 +30,10 @@ def write_samples(folder: Path, base: str, trained: Path, feed: CodesFeed, count
         spoken = StreamVoiceAnon.from_pretrained(model)
         for number, source in enumerate(sources):
             content = torch.from_numpy(feed.rows.read(source, feed.columns)["content"].astype("int64"))
-            codes = spoken.generate(content, voice, generator=torch.Generator().manual_seed(SEED))
+            wave = spoken.speak(content, voice, torch.Generator().manual_seed(SEED))
             emotion = feed.rows.spoken[source].emotion.replace("/", "-")[:20]
             file = folder / f"{number}-{emotion}-{when}.flac"
-            soundfile.write(file, spoken.decode_acoustic(codes).numpy(), spoken.sample_rate)
+            soundfile.write(file, wave.numpy(), spoken.sample_rate)
             files.append(file)
     return files
 

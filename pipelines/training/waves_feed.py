@@ -1,10 +1,8 @@
 """The feed of the networks that hear speech: crops of prepared waves, with a teacher's frames where there is one."""
 
-import io
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from models.streamvoiceanon.frontend import FrameConfig
 from models.streamvoiceanon.training.audio import collate_waves
@@ -12,7 +10,7 @@ from models.streamvoiceanon.training.perturb import perturb
 from models.streamvoiceanon.training.spelling import spell
 from pipelines.training.feed import Batch, item_at
 from pipelines.training.pairs import split_speakers
-from pipelines.training.rows import Rows
+from pipelines.training.rows import Rows, wave_of
 
 
 class WavesFeed:
@@ -77,10 +75,8 @@ class WavesFeed:
     def item(self, name: str, first: int, frames: int) -> dict[str, np.ndarray]:
         """Return `frames` frames of an utterance from the frame `first` on, fewer where it ends before."""
         row = self.rows.read(name, self.columns)
-        encoded = row["audio"].item()["bytes"]
-        wave, _ = soundfile.read(io.BytesIO(encoded), dtype="float32")
         end = first + frames
-        item = {"wave": wave[first * self.frame_samples : end * self.frame_samples]}
+        item = {"wave": wave_of(row)[first * self.frame_samples : end * self.frame_samples]}
         if "teacher" in row:
             spoken = self.rows.spoken[name]
             item["teacher"] = row["teacher"].reshape(spoken.frames, -1)[first:end]

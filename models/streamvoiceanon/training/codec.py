@@ -111,11 +111,9 @@ class CodecTask:
 
     def _quantized(self, samples: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """What the decoder reads of `samples`: features, and the pitch of the frames where it reads one."""
-        codec, books = self._codec, self._codec.quantizer.residual_fsq
+        codec = self._codec
         x, _ = codec.features(samples, codec.initial_encoder_state(len(samples)))
-        heard = codec.heard(samples)
-        pitch = None if books.pitch is None else books.pitch.octaves(books.pitch.values(heard[:, 0]))
-        return books.round_trip(x, heard), pitch
+        return codec.quantizer.residual_fsq.round_trip(x, codec.heard(samples))
 
     def _speak(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """What the codec makes of `samples`; a source of pulses at their own pitch, and how far its own is off."""

@@ -45,9 +45,9 @@ class LanguageModelTaskConfig:
     mistakes, and does not learn little speech by heart as soon. What is predicted stays. `confused` is the share of the
     source's content codes that are read as one of their neighbours, as codes of real people's speech often are; it
     needs the task's `neighbours`. `listening_weight` is that of how what it writes sounds, in `listening_frames` of
-    each source at most; it needs the task's `loudspeaker`, whose decoder learns too with `decoder`, from recordings.
-    `first_weight` is that of the first codebook's cross-entropy beside the others', `seed` draws the head's first
-    weights.
+    each source at most; it needs the task's `loudspeaker`, whose decoder learns too with `decoder_learns`, from
+    recordings. `first_codebook_weight` is that of the first codebook's cross-entropy beside the others'. `seed` draws
+    the head's first weights.
     """
 
     content_weight: float = 1.0
@@ -61,8 +61,8 @@ class LanguageModelTaskConfig:
     confused: float = 0.0
     listening_weight: float = 0.0
     listening_frames: int = 40
-    decoder: bool = False
-    first_weight: float = 1.0
+    decoder_learns: bool = False
+    first_codebook_weight: float = 1.0
     seed: int = 0
 
 
@@ -110,19 +110,23 @@ class LanguageModelTask:
             raise ValueError("codes can be confused with their neighbours, and none are given")
         if self.config.listening_weight and loudspeaker is None:
             raise ValueError("what is written can be heard through a loudspeaker, and none is given")
+        if self.config.decoder_learns and not self.config.listening_weight:
+            raise ValueError("a decoder learns by what is heard of it, and nobody listens")
         self._neighbours, self._loudspeaker = neighbours, loudspeaker
         check_delay(self.config.smallest_delay)
         check_delay(self.config.largest_delay)
         check_delay(self.config.validation_delay)
-        codec = loudspeaker.codec if loudspeaker is not None and self.config.decoder else None
+        codec = loudspeaker.codec if loudspeaker is not None and self.config.decoder_learns else None
         player = LanguageModelPlayer(lm, self.config.teacher_width, self.config.seed, codec)
         self._player = player.train().requires_grad_(True)
         if codec is not None:
-            freeze_codes(codec)
+            freeze_codes(codec)  # the rest of it learns, as all of the player does
         self.players: dict[str, nn.Module] = {"lm": self._player}
 
     def losses(self, player: str, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """ "total", "acoustic", and "content", "listening" and "emotion" where they have a weight, at a drawn delay."""
+        """ "total", "acoustic", "accuracy", and "content", the loudspeaker's and "emotion" where they have a weight, at
+        a drawn delay. In "acoustic" all codebooks count the same, whatever they do in "total".
+        """
         first, last = self.config.smallest_delay, self.config.largest_delay
         delay = int(torch.randint(first, last + 1, (), generator=generator))
         if self._player.standardiser is not None:
@@ -159,7 +163,7 @@ class LanguageModelTask:
         logits = lm.frame_logits(hidden, codes)  # (frames of the source, codebooks, codes)
         surprise = F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none").view_as(codes)
         figures = {"acoustic": surprise.mean(), "accuracy": (logits.argmax(-1) == codes).float().mean()}
-        first = self.config.first_weight
+        first = self.config.first_codebook_weight
         total = (surprise.sum() + (first - 1.0) * surprise[:, 0].sum()) / (len(codes) * (codes.shape[1] - 1.0 + first))
         if self.config.content_weight:
             figures["content"] = self._content_loss(at_content[:, :frames], batch["content"], source)
@@ -168,7 +172,7 @@ class LanguageModelTask:
             places = draw_stretches(batch, self.config.listening_frames, generator)
             stretches = (x.gather(1, places.unsqueeze(2).expand(-1, -1, x.shape[2])) for x in (writing, wanted))
             recorded = None
-            if "samples" in batch:
+            if self.config.decoder_learns:
                 within = (places - batch["prompt_lengths"].unsqueeze(1)).unsqueeze(2)
                 recorded = batch["samples"].gather(1, within.expand(-1, -1, batch["samples"].shape[2])).flatten(1)
             sound = self._loudspeaker.to(writing.device)(lm, *stretches, recorded)

@@ -5,7 +5,7 @@ any other. Features of a network that understands speech are far apart where som
 (perceptual losses: Johnson et al., 2016, arXiv 1603.08155). Here that network is the trunk of the model's own content
 encoder, as it is.
 
-A language model that has spoken what its codes mean on average (`AcousticLMConfig.averaged`) learns from how that
+A language model that has what its codes mean on average spoken (`AcousticLMConfig.averaged`) learns from how that
 sounds. One that chooses codes cannot, as choices have no gradient: the sound of what it would write is computed with
 the codes that it chose, and learnt from as if their probabilities had been heard (straight-through: Bengio et al.,
 2013, arXiv 1308.3432).
@@ -59,8 +59,9 @@ class Loudspeaker(nn.Module):
     codes are of, from which the codec's decoder can learn as well (`freeze_codes`): one that has read nothing but true
     codes is not used to a language model's.
 
-    Where a codec's first code is the pitch, both are heard at the pitch that should be. With the recording it is learnt
-    from as well how far what is written is off that pitch; otherwise cross-entropy alone says it.
+    Where a codec's first code is the pitch, what is compared with codes is heard at the pitch that should be written,
+    and cross-entropy alone says whether it is. What is compared with a recording is heard at the pitch that is measured
+    there, and how far the written one is off is learnt from as well.
     """
 
     def __init__(self, codec: Codec, listener: Listener, frames: FrameConfig) -> None:
@@ -75,8 +76,8 @@ class Loudspeaker(nn.Module):
         """Map hidden states [B, n, width], the codes wanted there, [B, n, codebooks], and what was recorded there,
         [B, n frames], to scalars.
 
-        "listening" is the distance of what the listener hears, "spectra" that of spectra, both weighed; with what was
-        recorded there are the decoder's "pitch" and "voicing" (`speak_like`) as well.
+        "listening" is the distance of what the listener hears, "spectra" that of spectra, of each as much as its weight
+        above; with what was recorded there are the decoder's "pitch" and "voicing" (`speak_like`) as well.
         """
         count, frames, _ = hidden.shape
         flat, books = hidden.flatten(0, 1), self.codec.quantizer.residual_fsq
@@ -86,7 +87,9 @@ class Loudspeaker(nn.Module):
         chosen = lm.frame_logits(flat, written).float().softmax(-1)
         if not lm.config.averaged:
             chosen = F.one_hot(written, chosen.shape[-1]) + chosen - chosen.detach()
-        means = torch.einsum("fbc,bcv->fbv", chosen, self.codec.values()).unflatten(0, (count, frames)).transpose(1, 2)
+        with torch.autocast(hidden.device.type, enabled=False):  # as they are spoken
+            means = torch.einsum("fbc,bcv->fbv", chosen, self.codec.values())
+        means = means.unflatten(0, (count, frames)).transpose(1, 2)
         if recorded is None:
             with torch.no_grad():
                 target = self._say(values, values)

@@ -46,8 +46,7 @@ def around_ends(samples: Tensor, hop: int, pieces: int) -> Tensor:
 
 
 def freeze_codes(codec: Codec) -> None:
-    """Let a codec's decoder alone learn: what its codes mean stays."""
-    codec.requires_grad_(True)
+    """Let nothing of a codec learn that decides which codes speech gets; the rest is as it was."""
     codec.backbone.requires_grad_(False)
     codec.quantizer.downsample.requires_grad_(False)
     for quantizer in codec.quantizer.residual_fsq.rvqs:

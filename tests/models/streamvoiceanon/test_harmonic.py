@@ -125,6 +125,8 @@ def test_a_frame_without_a_pitch_goes_on_with_the_last(head: HarmonicGenerator) 
 
 
 def test_a_stream_gives_the_samples_of_the_whole(codec: Codec) -> None:
+    # Without the kernels the head's correction of the pitch differs by its last bit, and moves the phase from there on.
+    torch.nn.init.zeros_(codec.head.pitch.weight)  # type: ignore[union-attr, arg-type]
     codes = torch.randint(0, 256, (1, SMALL.codec.codebooks, 40), generator=torch.Generator().manual_seed(0))
     codes[:, 0, 10:20] = 0
     with torch.inference_mode():
@@ -133,8 +135,7 @@ def test_a_stream_gives_the_samples_of_the_whole(codec: Codec) -> None:
         for part in codes.split(1, dim=2):
             samples, state = codec.decode(part, state)
             parts.append(samples)
-        # A pitch that differs by its last bit moves the phase of all that follows.
-        torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-3, rtol=0)
+        torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-6, rtol=0)
 
 
 def test_a_slot_that_is_used_again_begins_as_a_fresh_stream(codec: Codec) -> None:

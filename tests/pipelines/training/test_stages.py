@@ -38,7 +38,7 @@ from pipelines.training.finetune_job import FinetuneJob, load_finetune
 from pipelines.training.loop import Place, read_curve, train
 from pipelines.training.model_folder import Base, read_base, write_model
 from pipelines.training.prepared import Prepared, Recipe, read_prepared
-from pipelines.training.pretrain_job import NETWORKS, Stage, load_pretrain
+from pipelines.training.pretrain_job import NETWORKS, PretrainJob, Stage, load_pretrain
 from pipelines.training.samples import write_samples
 
 TAUGHT = {"teacher": pa.list_(pa.float32()), "teacher_width": pa.int32()}
@@ -201,7 +201,7 @@ def test_alignments_are_of_no_use_to_a_teacher_of_features(tmp_path: Path) -> No
 
 def test_a_stage_of_other_sizes_is_refused_and_the_language_model_comes_last(model: Path, tmp_path: Path) -> None:
     other = load_pretrain("codec", "mini", index="none", name="small", output=model.parents[1])
-    with pytest.raises(InputError, match="other sizes"):
+    with pytest.raises(InputError, match=r"other sizes than the shape \(.*acoustic_lm.width is \d+ there and 256 here"):
         base_of("codec", other)
     early = load_pretrain("lm", "smoke", index="none", name="small", output=tmp_path)
     with pytest.raises(InputError, match="`voxveil pretrain content` and `voxveil pretrain codec`"):
@@ -220,28 +220,62 @@ def test_a_stage_listens_to_itself_where_it_is_wanted(model: Path, tmp_path: Pat
 
 
 def test_a_decoder_learns_beside_the_language_model_and_codes_stay(
-    model: Path, rows: list[dict[str, Any]], tmp_path: Path
+    model: Path, rows: list[dict[str, Any]], tmp_path: Path, write_index: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"index": "none", "name": "on", "output": tmp_path}
+    options = {"index": str(write_index(tmp_path / "index.parquet", rows)), "name": "on", "output": tmp_path}
     with pytest.raises(InputError, match="needs a listening_weight"):
-        load_pretrain("lm", "smoke", **options, start=str(model), decoder=True)
-    with pytest.raises(InputError, match="decoder without start"):
-        load_pretrain("lm", "smoke", **options, listening_weight=1.0, decoder=True)
-    job = load_pretrain("lm", "smoke", **options, start=str(model), listening_weight=1.0, decoder=True)
+        load_pretrain("lm", "smoke", **options, start=str(model), decoder_learns=True)
+    with pytest.raises(InputError, match="decoder_learns without start"):
+        load_pretrain("lm", "smoke", **options, listening_weight=1.0, decoder_learns=True)
+    asked = options | {"start": str(model), "listening_weight": 1.0, "blend": 0.5}
+    job = load_pretrain("lm", "smoke", **asked, decoder_learns=True)
+    steps: list[Any] = []
+
+    def recipe_of(job: PretrainJob) -> Recipe:
+        def keep(folder: Path, recipe: Recipe, *others: Any) -> Prepared:
+            steps[:] = [step for step, _ in others[2]]
+            return Prepared(folder, recipe, 1, "f")
+
+        with monkeypatch.context() as without_ray:
+            without_ray.setattr(pretrain, "prepare", keep)
+            return prepare_stage("lm", job, base_of("lm", job), Track(Console(quiet=True), None)).recipe
+
+    alone = recipe_of(load_pretrain("lm", "smoke", **asked))
+    before = recipe_of(job)
+    assert steps == [ComputeCodes, Encode]
+    assert before != alone, "recordings are kept beside the codes"
+
     columns = codes_columns() | {"audio": AUDIO_TYPE}
     batch = Encode(16_000)(ComputeCodes(str(model), "cpu")(waves_of(rows)))
     (job.folder("lm") / "prepared").mkdir(parents=True)
     write_parts(job.folder("lm") / "prepared" / "parts", columns | TAUGHT, parts_of(rows, batch, list(columns)))
-    assert train(*build_stage("lm", job), job.training, job.folder("lm") / "training", Place()).ended == "done"
+    task, feed = build_stage("lm", job)
+    assert train(task, feed, job.training, job.folder("lm") / "training", Place()).ended == "done"
     assert read_curve(job.folder("lm") / "training")[-1]["validation.spectra"] > 0
     put_into_model("lm", job, "aloud")
-    before, after = read_base(str(model)), read_base(str(job.model))
-    assert after.sources == before.sources | {"codec": "aloud", "acoustic_lm": "aloud"}
-    changed = [k for k, value in after.states["codec"].items() if not torch.equal(value, before.states["codec"][k])]
-    assert any(key.startswith("head.") for key in changed)
-    waves = torch.from_numpy(waves_of(rows)["wave"][0])
-    codes = [StreamVoiceAnon.from_pretrained(folder).encode_acoustic(waves) for folder in (model, job.model)]
+    assert recipe_of(job) == before, "what is finished can be resumed"
+    begun, made = read_base(str(model)), read_base(str(job.model))
+    assert made.sources == begun.sources | {"codec": "aloud", "acoustic_lm": "aloud"}
+    load_best(job.folder("lm") / "training", task.players)
+    key = "head.out.weight"
+    middle = (begun.states["codec"][key] + task.export()["codec"][key]) / 2
+    assert not torch.equal(middle, begun.states["codec"][key])
+    torch.testing.assert_close(made.states["codec"][key], middle)
+    wave = torch.from_numpy(waves_of(rows)["wave"][0])
+    codes = [StreamVoiceAnon.from_pretrained(folder).encode_acoustic(wave) for folder in (model, job.model)]
     assert torch.equal(*codes)
+
+
+def test_a_decoder_neither_changes_its_start_nor_replaces_another(model: Path, tmp_path: Path) -> None:
+    asked = {"index": "none", "listening_weight": 1.0, "decoder_learns": True}
+    own = load_pretrain("lm", "smoke", name="small", output=model.parents[1], start=str(model), **asked)
+    with pytest.raises(InputError, match="changed by its own training"):
+        base_of("lm", own)
+    base = read_base(str(model))
+    write_model(tmp_path / "on" / "model", base, {}, base.sources | {"codec": "another training"})
+    other = load_pretrain("lm", "smoke", name="on", output=tmp_path, start=str(model), **asked)
+    with pytest.raises(InputError, match="another content encoder or codec"):
+        base_of("lm", other)
 
 
 def test_nobody_listens_with_random_ears(tmp_path: Path) -> None:

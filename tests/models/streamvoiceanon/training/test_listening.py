@@ -153,7 +153,7 @@ def test_listening_brings_the_sound_nearer(networks: Networks) -> None:
 
 def test_a_decoder_learns_to_speak_what_is_written(networks: Networks) -> None:
     config = LanguageModelTaskConfig(
-        0.0, smallest_delay=2, largest_delay=2, listening_weight=1.0, listening_frames=6, decoder=True
+        0.0, smallest_delay=2, largest_delay=2, listening_weight=1.0, listening_frames=6, decoder_learns=True
     )
     task = LanguageModelTask(networks.lm, config, loudspeaker=networks.loudspeaker)
     batch = batch_of(networks) | {"samples": 0.1 * draw(2, 10, FRAME)}
@@ -172,38 +172,66 @@ def test_a_decoder_learns_to_speak_what_is_written(networks: Networks) -> None:
 
 
 def test_recordings_are_heard_where_their_codes_are() -> None:
-    """A stretch is compared with what was recorded there, prompts and the first frames left out."""
+    """A drawn stretch is compared with what was recorded there: both are numbered by their place in the source."""
     networks = Networks(TINY)
-    config = LanguageModelTaskConfig(0.0, smallest_delay=2, largest_delay=2, listening_weight=1.0, listening_frames=6)
+    config = LanguageModelTaskConfig(
+        0.0, smallest_delay=2, largest_delay=2, listening_weight=1.0, listening_frames=4, decoder_learns=True
+    )
     task = LanguageModelTask(networks.lm, config, loudspeaker=networks.loudspeaker)
-    heard: list[Tensor] = []
+    heard: list[tuple[Tensor, Tensor]] = []
 
     def listen(lm: AcousticLM, hidden: Tensor, wanted: Tensor, recorded: Tensor) -> dict[str, Tensor]:
-        heard.append(recorded)
+        heard.append((wanted[:, :, 0], recorded[:, ::FRAME]))
         return {"listening": hidden.sum(), "spectra": hidden.sum()}
 
     networks.loudspeaker.forward = listen  # type: ignore[method-assign, assignment]
-    samples = torch.arange(2 * 10).view(2, 10, 1).expand(-1, -1, FRAME).float()
-    task.validate(batch_of(networks) | {"samples": samples})
-    assert heard[0][:, ::FRAME].tolist() == [[*range(6)], [*range(10, 16)]]
+    batch = batch_of(networks)
+    batch["acoustic"][:] = torch.arange(14) - batch["prompt_lengths"].view(2, 1, 1)
+    batch["acoustic"].clamp_(min=0)
+    batch["samples"] = torch.arange(10).view(1, 10, 1).expand(2, -1, FRAME).float()
+    for seed in range(20):
+        task.losses("lm", batch, torch.Generator().manual_seed(seed))
+    for wanted, recorded in heard:
+        assert torch.equal(wanted.float(), recorded)
+    assert len({tuple(recorded[0].tolist()) for _, recorded in heard}) > 3
+
+
+def test_the_first_frames_are_not_compared_with_a_recording(networks: Networks) -> None:
+    hidden, wanted, recorded = draw(2, 8, 32), codes_like(networks, 2, 8, 8), 0.1 * draw(2, 8 * FRAME)
+    changed, later = recorded.clone(), recorded.clone()
+    changed[:, : 3 * FRAME] += 0.1
+    later[:, -FRAME:] += 0.1
+    with torch.no_grad():
+        first, same, other = (
+            networks.loudspeaker(networks.lm, hidden, wanted, wave)["spectra"] for wave in (recorded, changed, later)
+        )
+    if networks.codec.quantizer.residual_fsq.pitch is None:  # else pulses come at the recording's pitch
+        assert torch.equal(first, same)
+    assert not torch.isclose(first, other)
 
 
 def test_the_first_codebook_may_count_more() -> None:
     networks = Networks(TINY)
     once, twice = (
-        LanguageModelTask(networks.lm, LanguageModelTaskConfig(0.0, first_weight=weight)).validate(batch_of(networks))
+        LanguageModelTask(networks.lm, LanguageModelTaskConfig(0.0, first_codebook_weight=weight)).validate(
+            batch_of(networks)
+        )
         for weight in (1.0, 2.0)
     )
     assert once["total"] == pytest.approx(float(once["acoustic"]))
     first = 9 * twice["total"] - 8 * once["total"]
     assert float(first) > 0.0
-    rest = LanguageModelTask(networks.lm, LanguageModelTaskConfig(0.0, first_weight=1e9)).validate(batch_of(networks))
+    rest = LanguageModelTask(networks.lm, LanguageModelTaskConfig(0.0, first_codebook_weight=1e9)).validate(
+        batch_of(networks)
+    )
     assert float(first) == pytest.approx(float(rest["total"]), rel=1e-3)
 
 
 def test_nobody_listens_without_ears(networks: Networks) -> None:
     with pytest.raises(ValueError, match="none is given"):
         LanguageModelTask(networks.lm, LanguageModelTaskConfig(listening_weight=1.0))
+    with pytest.raises(ValueError, match="nobody listens"):
+        LanguageModelTask(networks.lm, LanguageModelTaskConfig(decoder_learns=True))
     with pytest.raises(ValueError, match="no listener is given"):
         CodecTask(networks.codec, networks.config.frames, CodecTaskConfig(listening_weight=1.0))
 
