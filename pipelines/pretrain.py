@@ -77,8 +77,8 @@ def pretrain(stage: Stage, job: PretrainJob, resume: bool, track: "Track") -> "E
             ending = train_on_ray(build_stage, {"stage": stage, "job": job}, job.training, folder, watch)
             record.ended(ending.ended)
     if ending.ended != "not finite":
-        put_into_model(stage, job, training_digest(description))
-        track.say(f"the {NETWORKS[stage]} of step {ending.best_step} is in {job.model}")
+        trained = put_into_model(stage, job, training_digest(description))
+        track.say(f"what step {ending.best_step} made of {' and '.join(trained)} is in {job.model}")
     return ending
 
 
@@ -329,8 +329,9 @@ def begin_with_whisper(trunk: "WhisperTrunk", uri: str) -> None:
         ) from None
 
 
-def put_into_model(stage: Stage, job: PretrainJob, training: str) -> None:
-    """Replace what a training trained in the model folder by its best weights; the folder changes at once.
+def put_into_model(stage: Stage, job: PretrainJob, training: str) -> list[str]:
+    """Replace what a training trained in the model folder by its best weights; the folder changes at once. Returns the
+    names of these networks.
 
     With `blend` a share of them is that of the weights it began from, which keeps what a short training unlearns
     (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022, arXiv 2109.01903). The others are those of the
@@ -354,6 +355,7 @@ def put_into_model(stage: Stage, job: PretrainJob, training: str) -> None:
         shutil.rmtree(replaced)
     else:
         partial.replace(job.model)
+    return list(trained)
 
 
 def blended(former: "StateDict", trained: "StateDict", share: float) -> "StateDict":
