@@ -114,8 +114,8 @@ def base_of(stage: Stage, job: PretrainJob) -> Base:
             f"the language model learns codes, and what makes them is not trained yet in {job.model}: run "
             + " and ".join(f"`voxveil pretrain {other}`" for other in untrained)
         )
-    if stage == "lm" and job.decoder_learns:
-        check_decoders_model(job, base)
+    if stage == "lm" and job.decoder_learns and job.start is not None:
+        check_decoders_model(job, base, read_start(job.start, sizes))
     if stage == "codec" and job.listening_weight and "content" in untrained:
         raise InputError(f"listening_weight: the content encoder listens, and that of {job.model} is not trained yet")
     return base
@@ -144,13 +144,12 @@ def differences(there: "Config", wanted: "Config") -> str:
     return ", ".join(told)
 
 
-def check_decoders_model(job: PretrainJob, base: Base) -> Base:
-    """Return the model from which language model and decoder begin together, whose codes they learn.
+def check_decoders_model(job: PretrainJob, base: Base, start: Base) -> None:
+    """Raise InputError where what came of another training would be lost or mixed with.
 
-    What came of another training must not be lost or mixed with: raises InputError where the model folder has another
-    content encoder, or a codec that is neither the start's nor of such a training.
+    Language model and decoder begin from `start` together and learn its codes: the model folder `base` has its content
+    encoder, and its codec or one of such a training.
     """
-    start = read_start(job.start or "", job.sizes())
     if start.folder.resolve() == job.model.resolve():
         raise InputError(f"start: {job.start} would be changed by its own training: use another name")
     codecs = (start.sources.get("codec"), base.sources.get("acoustic_lm"))
@@ -159,7 +158,6 @@ def check_decoders_model(job: PretrainJob, base: Base) -> Base:
             f"{job.model} has another content encoder or codec than {job.start}, from which its decoder would begin: "
             "use another name"
         )
-    return start
 
 
 def prepare_stage(stage: Stage, job: PretrainJob, base: Base, track: "Track") -> Prepared:
@@ -170,8 +168,8 @@ def prepare_stage(stage: Stage, job: PretrainJob, base: Base, track: "Track") ->
     teacher, model = "none", "none"
     steps: list[Any]
     if stage == "lm":
-        if job.decoder_learns:  # which changes no code, and the codec of the model folder
-            base = check_decoders_model(job, base)
+        if job.decoder_learns and job.start is not None:  # it changes the codec of the model folder, and no code
+            base = read_start(job.start, base.config)
         drawn: dict[str, Any] = {"perturbed": job.perturbed, "seed": job.training.seed, "draws": job.draws}
         heard = {"heard": str(job.heard.absolute())} if job.heard else {}
         steps = [(ComputeCodes, {"model": str(base.folder), "device": device, **drawn, **heard})]
@@ -267,7 +265,7 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             first_codebook_weight=job.first_codebook_weight,
             seed=settings.seed,
         )
-        origin = check_decoders_model(job, base) if job.decoder_learns else base
+        origin = read_start(job.start, sizes) if job.decoder_learns and job.start is not None else base
         loudspeaker = loudspeaker_of(origin) if job.listening_weight else None
         neighbours = None
         if job.confused:
@@ -276,7 +274,11 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             neighbours = nearest_codes(codebook.float())
         task = LanguageModelTask(network, losses, neighbours, loudspeaker)
         return task, CodesFeed(
-            parts, pairs, settings.batch_size, teacher=False, frame_samples=job.decoder_learns * sizes.frames.samples
+            parts,
+            pairs,
+            settings.batch_size,
+            teacher=False,
+            frame_samples=sizes.frames.samples if job.decoder_learns else 0,
         )
     crop = max(1, round(job.crop_seconds / sizes.frames.seconds))
     feed = WavesFeed(

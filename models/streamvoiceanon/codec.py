@@ -23,6 +23,8 @@ from models.streamvoiceanon.harmonic import HarmonicGenerator, PitchBook
 from models.streamvoiceanon.spectral import SpectralConfig, SpectralGenerator
 from models.streamvoiceanon.state import State
 
+Pitch = tuple[Tensor, Tensor]  # of frames, each [B, n]: octaves above 1 Hz, and whether there is one
+
 
 @dataclass(frozen=True)
 class CodecConfig:
@@ -164,7 +166,7 @@ class GroupedQuantizer(nn.Module):
         """Map [B, n, width] to the codes of features, [B, groups or one less, n], int64."""
         return torch.stack([q.encode(part) for q, part in zip(self.rvqs, self._parts(x), strict=True)], dim=1)  # type: ignore[operator]
 
-    def round_trip(self, x: Tensor, heard: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    def round_trip(self, x: Tensor, heard: Tensor) -> tuple[Tensor, Pitch | None]:
         """What `decode` makes of what is `heard` and of `encode`, [B, n, width], differentiable, and the `octaves`."""
         parts = [q.round_trip(part) for q, part in zip(self.rvqs, self._parts(x), strict=True)]  # type: ignore[operator]
         if self.pitch is None:
@@ -186,9 +188,8 @@ class GroupedQuantizer(nn.Module):
         parts = zip(self._books(), values.unbind(1), strict=True)
         return torch.cat([book.decode(value[..., : book.channels]) for book, value in parts], -1)
 
-    def octaves(self, values: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Map `values` [B, groups, n, channels] to the pitch in octaves above 1 Hz, [B, n], and to whether there is
-        one; None where no code is a pitch."""
+    def octaves(self, values: Tensor) -> Pitch | None:
+        """Map `values` [B, groups, n, channels] to the pitch of frames; None where no code is a pitch."""
         return None if self.pitch is None else self.pitch.octaves(values[:, 0, :, : self.pitch.channels])
 
     def _books(self) -> list[FiniteScalarQuantizer | PitchBook]:
@@ -277,7 +278,7 @@ class Codec(nn.Module):
         samples, state = self.synthesise(books.decode(values), books.octaves(values), state)
         return samples.clamp(-1.0, 1.0), state
 
-    def synthesise(self, x: Tensor, pitch: tuple[Tensor, Tensor] | None, state: State) -> tuple[Tensor, State]:
+    def synthesise(self, x: Tensor, pitch: Pitch | None, state: State) -> tuple[Tensor, State]:
         """Map features [B, n, width] and the pitch of the frames (`GroupedQuantizer.octaves`) to samples [B, n frames],
         and the state on."""
         up_state, head_state = state

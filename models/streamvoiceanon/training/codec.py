@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from models.streamvoiceanon.codec import Codec
+from models.streamvoiceanon.codec import Codec, Pitch
 from models.streamvoiceanon.frontend import FrameConfig
 from models.streamvoiceanon.training.audio import within
 from models.streamvoiceanon.training.discriminators import DiscriminatorConfig, Discriminators
@@ -109,7 +109,7 @@ class CodecTask:
         made, _ = codec.synthesise(*self._quantized(samples), codec.initial_decoder_state(len(samples)))
         return made * within(batch["lengths"], samples.shape[1], 1)
 
-    def _quantized(self, samples: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    def _quantized(self, samples: Tensor) -> tuple[Tensor, Pitch | None]:
         """What the decoder reads of `samples`: features, and the pitch of the frames where it reads one."""
         codec = self._codec
         x, _ = codec.features(samples, codec.initial_encoder_state(len(samples)))

@@ -8,14 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.streamvoiceanon.codec import Codec
+from models.streamvoiceanon.codec import Codec, Pitch
 from models.streamvoiceanon.contour import WINDOW, measure
 from models.streamvoiceanon.harmonic import HarmonicGenerator
 
 
-def speak_like(
-    codec: Codec, x: Tensor, pitch: tuple[Tensor, Tensor] | None, samples: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
+def speak_like(codec: Codec, x: Tensor, pitch: Pitch | None, samples: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Map features [B, n, width] and the pitch that codes say (`GroupedQuantizer.octaves`) to samples [B, n frames].
 
     `samples`, of that shape, are the recording's. Besides, for a head with a source of pulses, the scalars "pitch", how

@@ -90,7 +90,6 @@ def test_what_is_written_as_wanted_sounds_as_wanted(networks: Networks) -> None:
     lm, hidden = networks.lm, draw(2, 5, 32)
     with torch.no_grad():  # so sure of its codes that their mean is they
         lm.decoder.model.fast_output.weight.mul_(1e5)
-    with torch.no_grad():
         written = lm.write_frame(hidden.flatten(0, 1), lambda logits: logits.argmax(-1), lm.fast_state(10))
     right = networks.loudspeaker(lm, hidden, written.unflatten(0, (2, 5)))
     wrong = networks.loudspeaker(lm, hidden, codes_like(networks, 2, 5, 8))
