@@ -10,7 +10,7 @@ those of the first setting, of the same utterances in the same draws (`--draws`)
 is more than most settings make of them. Voices are compared by GE2E, enrolled in one run and tried in the first draw,
 which has other voices (lazy-informed), and, where `--others` has speech of other people, by a back-end that is trained
 on what each setting makes of theirs (semi-informed). Emotion is the recall that is left of the original's, where it is
-labelled, in the first draw as well.
+labelled, in all draws.
 """
 
 import argparse
@@ -114,10 +114,9 @@ class Ears:
             figures[name] = evaluate_verification(trials, 0)["eer"]
         labelled = [row for row, emotion in enumerate(self.speech.emotions) if emotion is not None]
         if labelled:
-            truth, before, after, who = (
-                [str(column[row]) for row in labelled]
-                for column in (self.speech.emotions, self.emotions, emotions[: len(speakers)], speakers)
-            )
+            every = [row + draw * len(speakers) for draw in range(len(draws)) for row in labelled]
+            columns = (self.speech.emotions * len(draws), self.emotions * len(draws), emotions, speakers * len(draws))
+            truth, before, after, who = ([str(column[row]) for row in every] for column in columns)
             figures["UAR kept"] = recall_retained(truth, before, after, CLASSES, who, 0)
         return figures
 

@@ -30,6 +30,7 @@ from metrics.verification import evaluate_verification
 from models import registry, speaker
 from models.phones import PhoneHead, distributions
 from models.streamvoiceanon import StreamVoiceAnon
+from models.streamvoiceanon.content_encoder import likeliest
 from models.streamvoiceanon.training.teachers import WhisperTeacher, to_frames
 
 REACH = 3  # frames to each side that tell a phoneme
@@ -103,9 +104,9 @@ def read_speech(folder: Path) -> Speech:
 
 
 def encode(model: StreamVoiceAnon, speech: Speech) -> list[Tensor]:
-    """What was said in each frame; a pitch that codes have is left out."""
+    """What was said in each frame, the likeliest code; a pitch that codes have is left out."""
     pitches = max(1, model.config.content_encoder.pitch_codes)
-    return [model.encode_content(torch.from_numpy(wave)) // pitches for wave in speech.waves]
+    return [likeliest(model.encode_content(torch.from_numpy(wave))) // pitches for wave in speech.waves]
 
 
 class PhoneProbe(nn.Module):

@@ -1,5 +1,5 @@
-"""Codes: what the language model is trained on, computed once an utterance by the networks that do not change; and
-frames: how long an utterance is for those networks."""
+"""Codes: what the language model is trained on, computed once an utterance by the networks that do not change; frames:
+how long an utterance is for those networks; and who else says it, for an encoder that learns to hear."""
 
 import zlib
 from pathlib import Path
@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from models.streamvoiceanon import StreamVoiceAnon
+from models.streamvoiceanon.content_encoder import likeliest, with_pitch, without_pitch
 from models.streamvoiceanon.training.perturb import perturb
 from operators.decode import Batch, Unusable, find_beside, object_array
+from operators.encode import encode_flac
 
 COLUMNS = ("frames", "content", "acoustic", "style", "timbre", "timbre_latents")
 
@@ -32,7 +34,8 @@ class CountFrames:
 class ComputeCodes:
     """Adds `frames`, `content` [draws x frames], `acoustic` [codebooks x frames], `style` and `timbre` [timbre_latents
     x width] of each wave at the model's rate; a wave that the model refuses gets a reason, and so does one whose
-    recording in `heard` is damaged.
+    recording in `heard` is damaged. Of an encoder that hears several codes at once `content` is [draws x frames x
+    nearest x 2].
 
     A wave is cut to whole frames; those that are set aside have no codes. The content is heard `draws` times. Of a
     share `perturbed` of the times, drawn by id and `seed`, it is that of the words in another voice (see
@@ -64,8 +67,8 @@ class ComputeCodes:
             if not batch["reason"][index]:
                 try:
                     voice = self.model.make_voice(torch.from_numpy(wave))
-                    content = self.content(batch["utt_id"][index], wave, voice.content)
-                    parts = (content, voice.acoustic.flatten(), voice.style, voice.timbre.flatten())
+                    content = self.content(batch["utt_id"][index], wave, voice.frames)
+                    parts = (content.flatten(), voice.acoustic.flatten(), voice.style, voice.timbre.flatten())
                     row = (voice.frames, *(part.numpy() for part in parts), len(voice.timbre))
                 except Unusable as fault:
                     batch["reason"][index], batch["detail"][index] = fault.reason, fault.detail
@@ -76,35 +79,60 @@ class ComputeCodes:
             name: object_array(list(column)) for name, column in zip(COLUMNS, zip(*rows, strict=True), strict=True)
         }
 
-    def content(self, utt_id: str, wave: NDArray[np.float32], plain: torch.Tensor) -> torch.Tensor:
-        """Return the content codes [draws x frames] to learn from; `plain` are those of the wave as it is."""
+    def content(self, utt_id: str, wave: NDArray[np.float32], frames: int) -> torch.Tensor:
+        """Return the content [draws x frames] to learn from."""
         random = np.random.default_rng([self.seed, zlib.crc32(utt_id.encode())])
-        other = self.by_somebody_else(utt_id, len(wave))
+        other = None if self.heard is None else by_somebody_else(self.heard, utt_id, len(wave), self.model.sample_rate)
+        plain = self.model.encode_content(torch.from_numpy(wave))[:frames]
         drawn = []
         for draw in range(self.draws):
             turn = draw % 2 == 1 or self.draws == 1
             said = other if other is not None and turn else wave
             if random.random() < self.perturbed:
-                codes = self.model.encode_content(torch.from_numpy(perturb(said, self.model.sample_rate, random)))
+                content = self.model.encode_content(torch.from_numpy(perturb(said, self.model.sample_rate, random)))
             elif said is wave:
-                codes = plain
+                content = plain
             else:
-                codes = self.model.encode_content(torch.from_numpy(said))
-            codes = codes[: len(plain)]
+                content = self.model.encode_content(torch.from_numpy(said))
+            content = content[:frames]
             if said is other and (pitches := self.model.config.content_encoder.pitch_codes):
-                codes = codes // pitches * pitches + plain % pitches
-            drawn.append(codes)
+                content = with_pitch(without_pitch(content, pitches), likeliest(plain) % pitches, pitches)
+            drawn.append(content)
         return torch.cat(drawn)
 
-    def by_somebody_else(self, utt_id: str, samples: int) -> NDArray[np.float32] | None:
-        """Return what is heard instead of the voice, cut or padded to as many `samples`; None where nothing is.
 
-        Raises Unusable.
-        """
-        if self.heard is None or (path := find_beside(self.heard, utt_id, ".flac")) is None:
-            return None
-        wave = read_heard(path, self.model.sample_rate)
-        return np.pad(wave, (0, max(0, samples - len(wave))))[:samples]
+class FindHeard:
+    """Adds `heard`: the recording <utt_id>.flac of a folder, as long as `wave`, as 16-bit FLAC like `Encode`'s; without
+    bytes where there is none, or no folder. A row whose recording is damaged gets a reason."""
+
+    needs = ("utt_id", "wave", "reason", "detail")
+    adds = ("heard",)
+
+    def __init__(self, folder: str | None, sample_rate: int) -> None:
+        self.folder, self.sample_rate = None if folder is None else Path(folder), sample_rate
+
+    def __call__(self, batch: Batch) -> Batch:
+        found = []
+        for index, wave in enumerate(batch["wave"]):
+            other = None
+            if self.folder is not None and not batch["reason"][index]:
+                try:
+                    other = by_somebody_else(self.folder, batch["utt_id"][index], len(wave), self.sample_rate)
+                except Unusable as fault:
+                    batch["reason"][index], batch["detail"][index] = fault.reason, fault.detail
+            found.append({"bytes": None if other is None else encode_flac(other, self.sample_rate), "path": None})
+        return batch | {"heard": object_array(found)}
+
+
+def by_somebody_else(folder: Path, utt_id: str, samples: int, sample_rate: int) -> NDArray[np.float32] | None:
+    """Return what is heard instead of an utterance, cut or padded to as many `samples`; None where nothing is.
+
+    Raises Unusable.
+    """
+    if (path := find_beside(folder, utt_id, ".flac")) is None:
+        return None
+    wave = read_heard(path, sample_rate)
+    return np.pad(wave, (0, max(0, samples - len(wave))))[:samples]
 
 
 def read_heard(path: Path, sample_rate: int) -> NDArray[np.float32]:

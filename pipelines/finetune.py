@@ -57,7 +57,7 @@ def prepare_finetune(job: FinetuneJob, track: "Track") -> Prepared:
     recipe = Recipe(corpus_now, base.digest, teacher, sample_rate, frame_rate, job.min_seconds, job.max_seconds)
     wanted = frozenset(utterance.utt_id for utterance in (*corpus.training, *corpus.validation)) - survey.duplicate_ids
     steps: list[Any] = [(ComputeCodes, {"model": str(base.folder), "device": job.device})]
-    columns = codes_columns()
+    columns = codes_columns(base.config.content_encoder.nearest)
     if weights:
         rates = {"sample_rate": sample_rate, "frame_rate": frame_rate}
         steps.append((Teach, {"teacher": job.teacher, "weights": weights, "device": job.device, **rates}))
@@ -73,12 +73,12 @@ def prepare_finetune(job: FinetuneJob, track: "Track") -> Prepared:
     return prepared
 
 
-def codes_columns() -> dict[str, pa.DataType]:
-    """Return the Parquet columns of `ComputeCodes`."""
+def codes_columns(nearest: int = 1) -> dict[str, pa.DataType]:
+    """Return the Parquet columns of `ComputeCodes`, with an encoder that hears so many codes at once."""
     codes, vector = pa.list_(pa.int32()), pa.list_(pa.float32())
     return {
         "frames": pa.int32(),
-        "content": codes,
+        "content": codes if nearest == 1 else vector,
         "acoustic": codes,
         "style": vector,
         "timbre": vector,
@@ -141,7 +141,8 @@ def pair_settings(job: FinetuneJob, config: "Config") -> PairSettings:
 def feed_of(job: FinetuneJob, base: Base, prepared: Prepared) -> CodesFeed:
     """Return the pairs of a preparation that fit a sequence of the base. Raises InputError where none can be made."""
     settings = pair_settings(job, base.config)
-    return CodesFeed(prepared.parts, settings, job.training.batch_size, job.teacher != "none")
+    nearest = base.config.content_encoder.nearest
+    return CodesFeed(prepared.parts, settings, job.training.batch_size, job.teacher != "none", nearest=nearest)
 
 
 def build_finetune(job: FinetuneJob) -> "tuple[LanguageModelTask, CodesFeed]":

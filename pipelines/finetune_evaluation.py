@@ -214,7 +214,7 @@ def write_voices(job: FinetuneJob, feed: "CodesFeed", frame_rate: float) -> Path
     if not longest:
         raise InputError("no training speaker speaks neutrally, so there is no voice to audit with: name `voices`")
     voices = [
-        voice_of(feed.rows, utt_id, feed.settings.prompt_frames, frame_rate, f"voice-{number:05d}")
+        voice_of(feed, utt_id, feed.settings.prompt_frames, frame_rate, f"voice-{number:05d}")
         for number, (_, (_, utt_id)) in enumerate(sorted(longest.items()))
     ]
     path = job.folder / "voices.parquet"

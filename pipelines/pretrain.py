@@ -10,14 +10,14 @@ import shutil
 import uuid
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
 from governance.tracking import tracking_uri
 from governance.training_record import TrainingRecord, folder_digest
 from models import registry
-from operators.codes import ComputeCodes, CountFrames
+from operators.codes import ComputeCodes, CountFrames, FindHeard
 from operators.encode import Encode
 from operators.schema import AUDIO_TYPE, InputError
 from operators.teach import TEACHERS, Teach
@@ -25,7 +25,7 @@ from pipelines.anonymize import digest_of
 from pipelines.cluster import ray_session
 from pipelines.finetune import STEP, codes_columns, flat, say_progress
 from pipelines.survey import survey_index
-from pipelines.training.codes_feed import CodesFeed, PairSettings
+from pipelines.training.codes_feed import CodesFeed, Hearing, PairSettings
 from pipelines.training.model_folder import Base, fresh_base, read_base, write_model
 from pipelines.training.prepared import Prepared, Recipe, corpus_digest, prepare
 from pipelines.training.pretrain_job import NETWORKS, PretrainJob, Stage
@@ -114,8 +114,10 @@ def base_of(stage: Stage, job: PretrainJob) -> Base:
             f"the language model learns codes, and what makes them is not trained yet in {job.model}: run "
             + " and ".join(f"`voxveil pretrain {other}`" for other in untrained)
         )
-    if stage == "lm" and job.decoder_learns and job.start is not None:
-        check_decoders_model(job, base, read_start(job.start, sizes))
+    if stage == "lm" and job.encoder_learns and sizes.content_encoder.nearest == 1:
+        raise InputError("encoder_learns: this shape's content encoder hears one code at once, which has no gradients")
+    if stage == "lm" and job.codes_of_start and job.start is not None:
+        check_learners_model(job, base, read_start(job.start, sizes))
     if stage == "codec" and job.listening_weight and "content" in untrained:
         raise InputError(f"listening_weight: the content encoder listens, and that of {job.model} is not trained yet")
     return base
@@ -144,20 +146,21 @@ def differences(there: "Config", wanted: "Config") -> str:
     return ", ".join(told)
 
 
-def check_decoders_model(job: PretrainJob, base: Base, start: Base) -> None:
+def check_learners_model(job: PretrainJob, base: Base, start: Base) -> None:
     """Raise InputError where what came of another training would be lost or mixed with.
 
-    Language model and decoder begin from `start` together and learn its codes: the model folder `base` has its content
-    encoder, and its codec or one of such a training.
+    Language model, decoder and encoder begin from `start` together and learn its codes: the model folder `base` has its
+    content encoder and codec, or those of such a training.
     """
     if start.folder.resolve() == job.model.resolve():
         raise InputError(f"start: {job.start} would be changed by its own training: use another name")
-    codecs = (start.sources.get("codec"), base.sources.get("acoustic_lm"))
-    if base.sources["content_encoder"] != start.sources.get("content_encoder") or base.sources["codec"] not in codecs:
-        raise InputError(
-            f"{job.model} has another content encoder or codec than {job.start}, from which its decoder would begin: "
-            "use another name"
-        )
+    own = base.sources.get("acoustic_lm")
+    for name in ("content_encoder", "codec"):
+        if base.sources[name] not in (start.sources.get(name), own):
+            raise InputError(
+                f"{job.model} has another content encoder or codec than {job.start}, from which its own would begin: "
+                "use another name"
+            )
 
 
 def prepare_stage(stage: Stage, job: PretrainJob, base: Base, track: "Track") -> Prepared:
@@ -168,17 +171,26 @@ def prepare_stage(stage: Stage, job: PretrainJob, base: Base, track: "Track") ->
     teacher, model = "none", "none"
     steps: list[Any]
     if stage == "lm":
-        if job.decoder_learns and job.start is not None:  # it changes the codec of the model folder, and no code
+        if job.codes_of_start and job.start is not None:  # it changes networks of the model folder, and no code
             base = read_start(job.start, base.config)
-        drawn: dict[str, Any] = {"perturbed": job.perturbed, "seed": job.training.seed, "draws": job.draws}
-        heard = {"heard": str(job.heard.absolute())} if job.heard else {}
-        steps = [(ComputeCodes, {"model": str(base.folder), "device": device, **drawn, **heard})]
-        columns, model = codes_columns(), codes_digest(base)
-        if job.perturbed or job.heard or job.draws > 1:
+        perturbed = 0.0 if job.encoder_learns else job.perturbed  # that is done each time it hears
+        drawn: dict[str, Any] = {"perturbed": perturbed, "seed": job.training.seed, "draws": job.draws}
+        columns, model = codes_columns(base.config.content_encoder.nearest), codes_digest(base)
+        computed = {"model": str(base.folder), "device": device, **drawn}
+        steps = []
+        if job.encoder_learns:
+            others = str(job.heard.absolute()) if job.heard else None
+            steps = [(FindHeard, {"folder": others, "sample_rate": frames.sample_rate})]
+            columns |= {"heard": AUDIO_TYPE}
+            model += " to be heard"
+        elif job.heard:
+            computed["heard"] = str(job.heard.absolute())
+        steps.append((ComputeCodes, computed))
+        if not job.encoder_learns and (job.perturbed or job.heard or job.draws > 1):
             model += "".join(f" {name} {value}" for name, value in drawn.items())
         if job.heard:
             model += f" heard {folder_digest(job.heard)}"
-        if job.decoder_learns:
+        if job.codes_of_start:
             model += " recordings"
             steps.append((Encode, {"sample_rate": frames.sample_rate}))
             columns |= {"audio": AUDIO_TYPE}
@@ -210,6 +222,7 @@ def codes_digest(base: Base) -> str:
 def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
     """Return what a worker trains, and on what. Raises InputError."""
     from models.streamvoiceanon.checkpoint import load_networks
+    from models.streamvoiceanon.content_encoder import ContentEncoder
     from models.streamvoiceanon.training.codec import CodecTask, CodecTaskConfig
     from models.streamvoiceanon.training.content import ContentTask, ContentTaskConfig
     from models.streamvoiceanon.training.initial import fresh_networks
@@ -262,23 +275,29 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             confused=job.confused,
             listening_weight=job.listening_weight,
             decoder_learns=job.decoder_learns,
+            encoder_learns=job.encoder_learns,
             first_codebook_weight=job.first_codebook_weight,
             seed=settings.seed,
         )
-        origin = read_start(job.start, sizes) if job.decoder_learns and job.start is not None else base
+        origin = read_start(job.start, sizes) if job.codes_of_start and job.start is not None else base
         loudspeaker = loudspeaker_of(origin) if job.listening_weight else None
         neighbours = None
         if job.confused:
             if codebook is None:
                 raise InputError("confused: this shape's content encoder has no codebook, so codes have no neighbours")
+            if sizes.content_encoder.nearest > 1:
+                raise InputError("confused: this shape hears several codes at once, and confuses none")
             neighbours = nearest_codes(codebook.float())
-        task = LanguageModelTask(network, losses, neighbours, loudspeaker)
+        encoder = cast(ContentEncoder, origin.network("content_encoder")) if job.encoder_learns else None
+        task = LanguageModelTask(network, losses, neighbours, loudspeaker, encoder)
         return task, CodesFeed(
             parts,
             pairs,
             settings.batch_size,
             teacher=False,
-            frame_samples=sizes.frames.samples if job.decoder_learns else 0,
+            frame_samples=sizes.frames.samples if job.codes_of_start else 0,
+            nearest=sizes.content_encoder.nearest,
+            hearing=Hearing(sizes.frames.sample_rate, job.perturbed) if job.encoder_learns else None,
         )
     crop = max(1, round(job.crop_seconds / sizes.frames.seconds))
     feed = WavesFeed(

@@ -131,8 +131,14 @@ class AcousticLM(nn.Module):
         styled = self.style_in(style).unsqueeze(-2)
         return torch.cat([self.context_in(timbre), styled], dim=-2) if self.config.timbre_width else styled
 
-    def embed_content(self, codes: Tensor) -> Tensor:
-        """Map content codes [...] to [..., width]."""
+    def embed_content(self, content: Tensor) -> Tensor:
+        """Map content, codes [...] or codes and their shares [..., n, 2], to [..., width]: of several, the mean."""
+        if content.is_floating_point():
+            vectors = self._embed_codes(content[..., 0].long())
+            return (content[..., 1:].to(vectors.dtype) * vectors).sum(-2)
+        return self._embed_codes(content)
+
+    def _embed_codes(self, codes: Tensor) -> Tensor:
         pitches = self.config.pitch_codes
         if not pitches:
             return self.embedding(codes)

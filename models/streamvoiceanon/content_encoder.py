@@ -1,5 +1,9 @@
 """The content encoder: speech to one content code a frame, what is said without who says it.
 
+An encoder with a codebook can hear several codes at once: what lies between two of them is more of one than of the
+other, and a language model that reads the mean of what they say mishears less than one that reads the nearest (soft
+units: van Niekerk et al., 2022, arXiv 2111.02392). Content is then, of each frame, its codes and their shares.
+
 The parts that only training used (a decoder head and a second transformer, over half of the checkpoint) are never
 built.
 """
@@ -25,7 +29,9 @@ class ContentEncoderConfig:
 
     With `whisper` the features come from its causal encoder, and `bands`, `depths` and all but the last of `widths` say
     nothing. With `code_width` a code is the nearest of 2^`bits` vectors of so many numbers instead of that many signs.
-    With `pitch_codes` a code of so many for the pitch contour is part of every content code.
+    With `pitch_codes` a code of so many for the pitch contour is part of every content code. With `nearest` above 1 a
+    frame's content is that many codes, the nearest ones, and their shares, which fall by e with every `spread` of
+    squared distance.
     """
 
     bands: int = 160
@@ -39,6 +45,8 @@ class ContentEncoderConfig:
     whisper: WhisperConfig | None = None
     code_width: int = 0
     pitch_codes: int = 0
+    nearest: int = 1
+    spread: float = 1.0
 
 
 class BinarySphericalQuantizer(nn.Module):
@@ -75,8 +83,17 @@ class NearestQuantizer(nn.Module):
 
     def nearest(self, points: Tensor) -> Tensor:
         """Map points [..., code_width] to codes [...], int64."""
+        return self._distances(points).argmin(-1)
+
+    def shared(self, points: Tensor, count: int, spread: float) -> Tensor:
+        """Map points [..., code_width] to their `count` nearest codes and the shares of these, [..., count, 2]."""
+        distances, codes = self._distances(points).topk(count, largest=False)
+        return with_shares(codes, (-distances / spread).softmax(-1))
+
+    def _distances(self, points: Tensor) -> Tensor:
+        """Squared distances of points from all codes, but for what is the same for all: [..., codes]."""
         entries = self.codebook.weight
-        return (entries.square().sum(1) - 2.0 * points @ entries.T).argmin(-1)
+        return entries.square().sum(1) - 2.0 * points @ entries.T
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, n, width] to codes [B, n], int64."""
@@ -120,6 +137,7 @@ class ContentEncoder(nn.Module):
             raise ValueError("Whisper's trunk needs 16 kHz, a hop of 320 samples and widths that end with its own")
         if self.config.pitch_codes and frames.sample_rate != SAMPLE_RATE:
             raise ValueError("a pitch contour needs 16 kHz")
+        self.frame_samples = frames.samples
         self._steps = frames.mels_per_frame  # of the backbone, for one of codes
         self.mel = LogMel(self.config.bands, frames) if whisper is None else WhisperMel(whisper.bands)
         self.backbone = (
@@ -146,15 +164,23 @@ class ContentEncoder(nn.Module):
     def forward(self, samples: Tensor, state: State, mels: Tensor | None = None) -> tuple[Tensor, State]:
         """Map samples [B, n frames] to codes [B, n], and the state on; `mels` as in `features`.
 
-        With a contour a code is `pitch_codes` times what was said, and the pitch.
+        With a contour a code is `pitch_codes` times what was said, and the pitch. With several `nearest` codes it is
+        them and their shares, float32 [B, n, nearest, 2].
         """
         x, state = self.features(samples, state, mels)
-        codes = self.quantizer.residual_bsq.rvqs[0](x)
+        content = self.codes(x)
         if self.contour is not None:
             *others, before = state
             pitch, after = self.contour(samples, before)
-            codes, state = codes * self.contour.codes + pitch, (*others, after)
-        return codes, state
+            content, state = with_pitch(content, pitch, self.contour.codes), (*others, after)
+        return content, state
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Map what is quantized, [..., width], to content without its pitch."""
+        quantizer = self.quantizer.residual_bsq.rvqs[0]
+        if isinstance(quantizer, NearestQuantizer) and self.config.nearest > 1:
+            return quantizer.shared(quantizer.project(x), self.config.nearest, self.config.spread)
+        return quantizer(x)
 
     def features(self, samples: Tensor, state: State, mels: Tensor | None = None) -> tuple[Tensor, State]:
         """Map samples [B, n frames] to what is quantized, [B, n, width], and the state on.
@@ -174,3 +200,33 @@ class ContentEncoder(nn.Module):
         x, down_state = self.quantizer.downsample(x, down_state)
         x, transformer_state = self.quantizer.pre_module(x, transformer_state)
         return x, (mel_state, backbone_state, down_state, transformer_state, contour_state)
+
+
+def with_shares(codes: Tensor, shares: Tensor) -> Tensor:
+    """Lay codes [..., n], the likeliest first, and their shares [..., n] out as content, float32 [..., n, 2]."""
+    return torch.stack([codes.float(), shares.float()], dim=-1)
+
+
+def only(codes: Tensor, count: int) -> Tensor:
+    """Lay codes [...] out as content of `count` codes each, [..., count, 2], in which they alone have a share."""
+    return with_shares(codes.unsqueeze(-1).expand(*codes.shape, count), F.one_hot(torch.zeros_like(codes), count))
+
+
+def likeliest(content: Tensor) -> Tensor:
+    """Map content, codes [...] or codes and their shares [..., n, 2], to its likeliest codes [...], int64."""
+    return content[..., 0, 0].long() if content.is_floating_point() else content
+
+
+def with_pitch(content: Tensor, pitch: Tensor, pitch_codes: int) -> Tensor:
+    """Give content without pitch, [...] or [..., n, 2], the pitch [...] of so many codes."""
+    if not content.is_floating_point():
+        return content * pitch_codes + pitch
+    codes = content[..., 0] * pitch_codes + pitch.unsqueeze(-1)
+    return torch.stack([codes, content[..., 1]], dim=-1)
+
+
+def without_pitch(content: Tensor, pitch_codes: int) -> Tensor:
+    """Take the pitch, of so many codes, from content; what `with_pitch` undoes."""
+    if not content.is_floating_point():
+        return content // pitch_codes
+    return torch.stack([content[..., 0].div(pitch_codes, rounding_mode="floor"), content[..., 1]], dim=-1)

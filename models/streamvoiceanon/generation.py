@@ -223,7 +223,7 @@ def vectors_needed(lm: AcousticLM, prompt: Prompt, frames: int, delay: int) -> i
 
 @dataclass(frozen=True)
 class Utterance:
-    """Content codes [T] to be spoken after a prompt."""
+    """Content, codes [T] or codes and their shares [T, n, 2], to be spoken after a prompt."""
 
     content: Tensor
     prompt: Prompt

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from models.streamvoiceanon import checkpoint, kernels, style_encoder
 from models.streamvoiceanon.acoustic_lm import AcousticLM, AcousticLMConfig
 from models.streamvoiceanon.codec import Codec, CodecConfig
-from models.streamvoiceanon.content_encoder import ContentEncoder, ContentEncoderConfig
+from models.streamvoiceanon.content_encoder import ContentEncoder, ContentEncoderConfig, likeliest
 from models.streamvoiceanon.frontend import FrameConfig
 from models.streamvoiceanon.generation import Prompt, Utterance, check_delay, write_all
 from models.streamvoiceanon.linear import pack
+from models.streamvoiceanon.loudness import Loudness
 from models.streamvoiceanon.spectral import SpectralConfig
 from models.streamvoiceanon.state import State
 from models.streamvoiceanon.stream import Stream, StreamBatch, check_wave
@@ -45,6 +46,7 @@ class Config:
 
     `speaker` says what a voice's style is: "encoders" are the two published networks, "statistics" the mean and
     deviation of the content encoder's log-mel bands (`style_encoder.band_statistics`), without weights, without timbre.
+    What is spoken follows the loudness of what is heard by `loudness` decibels at most; 0: it does not.
     """
 
     content_encoder: ContentEncoderConfig = field(default_factory=ContentEncoderConfig)
@@ -56,6 +58,7 @@ class Config:
     timbre_heads: int = 8
     frames: FrameConfig = field(default_factory=FrameConfig)
     speaker: Literal["encoders", "statistics"] = "encoders"
+    loudness: float = 0.0
 
 
 def build_networks(config: Config, content_head: bool = False) -> dict[str, nn.Module]:
@@ -175,7 +178,10 @@ class StreamVoiceAnon:
 
     @torch.inference_mode()
     def encode_content(self, wave: Tensor) -> Tensor:
-        """Map a wave [samples] to content codes [T], one for every frame begun."""
+        """Map a wave [samples] to its content, one code for every frame begun: [T], int64.
+
+        Where the encoder hears several codes at once, they and their shares, float32 [T, nearest, 2].
+        """
         check_wave(wave)
         frames = self.config.frames
         state = self.content_encoder.initial_state(1, chunk=ENCODER_CHUNK)
@@ -185,7 +191,9 @@ class StreamVoiceAnon:
             mels = None if whole % frames.samples == 0 else torch.tensor([whole // frames.hop])
             part, state = self.content_encoder(chunk.unsqueeze(0).to(self.device), state, mels)
             codes.append(part[0].cpu())
-        return torch.cat(codes) if codes else torch.zeros(0, dtype=torch.int64)
+        nearest = self.config.content_encoder.nearest
+        none = torch.zeros(0, dtype=torch.int64) if nearest == 1 else torch.zeros(0, nearest, 2)
+        return torch.cat(codes) if codes else none
 
     @torch.inference_mode()
     def encode_acoustic(self, wave: Tensor) -> Tensor:
@@ -211,8 +219,11 @@ class StreamVoiceAnon:
             raise ValueError(f"acoustic codes are [{books}, T] between 0 and {size - 1}")
         return self._decode(codes.long())
 
-    def _decode(self, written: Tensor) -> Tensor:
-        """Map what the language model wrote, [codebooks, T] or [codebooks, T, channels], to a wave of T frames."""
+    def _decode(self, written: Tensor, source: Tensor | None = None) -> Tensor:
+        """Map what the language model wrote, [codebooks, T] or [codebooks, T, channels], to a wave of T frames.
+
+        Where the model does so, it is as loud as `source`, the wave that it says.
+        """
         length = self.frame_samples
         wave = torch.empty(written.shape[1] * length)
         state = self.codec.initial_decoder_state(1)
@@ -220,7 +231,16 @@ class StreamVoiceAnon:
             part = written[:, start : start + DECODER_CHUNK]
             samples, state = self.codec.decode(part.unsqueeze(0).to(self.device), state)
             wave[start * length : start * length + samples.shape[1]] = samples[0].cpu()
+        loudness = None if source is None else self.loudness()
+        if loudness is not None and source is not None:
+            for spoken, heard in zip(wave.split(length), self._whole_frames(source)[0].split(length), strict=True):
+                loudness.hear(heard)
+                spoken.copy_(loudness.follow(spoken))
         return wave
+
+    def loudness(self) -> Loudness | None:
+        """What follows the loudness of a new stream, where the model does so."""
+        return Loudness(self.config.loudness) if self.config.loudness else None
 
     # Voices
 
@@ -249,7 +269,7 @@ class StreamVoiceAnon:
         whole = whole[: len(whole) // self.frame_samples * self.frame_samples]
         embedded = [self._embed(prompt.float()) for prompt in prompts] if average else [self._embed(whole)]
         voice = Voice(
-            content=self.encode_content(whole),
+            content=likeliest(self.encode_content(whole)),
             acoustic=self.encode_acoustic(whole),
             style=torch.stack([style for style, _ in embedded]).mean(0),
             timbre=torch.stack([timbre for _, timbre in embedded]).mean(0),
@@ -295,29 +315,30 @@ class StreamVoiceAnon:
     @torch.inference_mode()
     def generate(
         self,
-        content_codes: Tensor,
+        content: Tensor,
         voice: Voice,
         delay: int | None = None,
         greedy: bool = False,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Map content codes [T] to acoustic codes [8, T] in a voice, `delay` frames later (None: its own delay).
+        """Map content, [T] or [T, nearest, 2], to acoustic codes [8, T] in a voice.
 
-        Without `greedy` the codes are sampled; without `generator` from one seeded with 0. An `averaged` model speaks
-        other than these codes: see `speak`.
+        They come `delay` frames later (None: its own delay). Without `greedy` codes are sampled; without `generator`
+        from one seeded with 0. An `averaged` model speaks other than these codes: see `speak`.
         """
         delay = self.delay if delay is None else delay
         check_delay(delay)
         if not greedy and generator is None:
             generator = torch.Generator().manual_seed(0)
-        utterance = Utterance(content_codes.to(self.device), self.prompt(voice), None if greedy else generator)
+        utterance = Utterance(content.to(self.device), self.prompt(voice), None if greedy else generator)
         ((_, codes),) = write_all(self.acoustic_lm, [utterance], delay, most=1, cache_bytes=0)
         return codes.cpu()
 
     @torch.inference_mode()
-    def speak(self, content_codes: Tensor, voice: Voice, generator: torch.Generator | None) -> Tensor:
-        """Map content codes [T] to a wave of T frames in a voice; without `generator` with the best code always."""
-        utterance = Utterance(content_codes.to(self.device), self.prompt(voice), generator)
+    def speak(self, content: Tensor, voice: Voice, generator: torch.Generator | None) -> Tensor:
+        """Map content, [T] or [T, nearest, 2], to a wave of T frames in a voice; without `generator` with the best code
+        always."""
+        utterance = Utterance(content.to(self.device), self.prompt(voice), generator)
         ((_, written),) = write_all(self.acoustic_lm, [utterance], self.delay, 1, 0, self.values)
         return self._decode(written)
 
@@ -350,7 +371,7 @@ class StreamVoiceAnon:
         results: list[Tensor] = [torch.zeros(0)] * len(waves)
         delay = self.delay if delay is None else delay
         for i, written in write_all(self.acoustic_lm, utterances, delay, batch, cache_bytes, self.values):
-            results[i] = self._decode(written)[: len(waves[i])]
+            results[i] = self._decode(written, waves[i])[: len(waves[i])]
         return results
 
     def open_stream(self, voice: Voice, seed: int = 0, *, delay: int | None = None, greedy: bool = False) -> Stream:
@@ -447,6 +468,13 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
         raise checkpoint.CheckpointError(
             f"the content encoder has {2**encoder.bits} codes and {encoder.pitch_codes} of pitch, the language model "
             f"{lm.content_codes} and {lm.pitch_codes}: they must be the same"
+        )
+    if encoder.nearest != 1 and not (
+        encoder.code_width and 1 < encoder.nearest <= 2**encoder.bits and encoder.spread > 0
+    ):
+        raise checkpoint.CheckpointError(
+            f"the content encoder hears the {encoder.nearest} nearest codes: that takes a codebook that has as many, "
+            "and a spread above 0"
         )
     if lm.averaged and lm.acoustic_codes != math.prod(config.codec.levels):
         raise checkpoint.CheckpointError(

@@ -55,6 +55,8 @@ SMALL = replace(
         whisper=WhisperConfig(width=512, heads=8, hidden=2048),  # four of Whisper base's six layers
         code_width=16,
         pitch_codes=32,
+        nearest=16,
+        spread=16.0,
     ),
     codec=replace(MINI.codec, spectral=SpectralConfig(pulses=True)),
     acoustic_lm=replace(
@@ -67,9 +69,10 @@ SMALL = replace(
         delay=3,  # 160 ms with the frame itself; codes tell the frame before theirs
         averaged=True,
     ),
+    loudness=10.0,
 )
 
 # The small shape while its content encoder is trained, by signs. `pipelines.fit_codebook` makes it SMALL.
-SMALL_SIGNS = replace(SMALL, content_encoder=replace(SMALL.content_encoder, code_width=0))
+SMALL_SIGNS = replace(SMALL, content_encoder=replace(SMALL.content_encoder, code_width=0, nearest=1))
 
 SHAPES = {"full": FULL, "mini": MINI, "small": SMALL, "small-signs": SMALL_SIGNS}

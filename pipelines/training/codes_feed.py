@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from models.streamvoiceanon.training.language_model import ALONGSIDE, collate_language_model
+from models.streamvoiceanon.training.perturb import perturb
 from pipelines.training.feed import Batch, item_at
 from pipelines.training.pairs import (
     NEUTRAL,
@@ -23,6 +24,7 @@ from pipelines.training.rows import Rows, timbre_of, wave_of
 
 EPOCHS = 2  # whose pairs are kept: a batch may begin in one and end in the next
 ALIKE = 16  # batches among whose pairs similar lengths are sought
+HEARD = 0.75  # share of the sources that are heard as somebody else says them, where somebody does
 CODES = ("frames", "content", "acoustic", "style", "timbre", "timbre_latents")
 
 
@@ -45,6 +47,14 @@ class PairSettings:
     max_frames: int
     by_length: bool = False
     begun: float = 0.0
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What an encoder hears that learns beside the language model: a share `perturbed` in another voice and room."""
+
+    sample_rate: int
+    perturbed: float
 
 
 @dataclass(frozen=True)
@@ -85,13 +95,23 @@ class CodesFeed:
     """Batches of pairs, new pairs every epoch; see `Feed`."""
 
     def __init__(
-        self, parts: Path, settings: PairSettings, batch_size: int, teacher: bool, frame_samples: int = 0
+        self,
+        parts: Path,
+        settings: PairSettings,
+        batch_size: int,
+        teacher: bool,
+        frame_samples: int = 0,
+        nearest: int = 1,
+        hearing: Hearing | None = None,
     ) -> None:
         """With a `teacher` its frames are read as well; with `frame_samples`, how many a frame has, the recordings that
-        the acoustic codes are of."""
+        the acoustic codes are of; with `hearing` what is heard of them. Content is of an encoder that hears `nearest`
+        codes at once.
+        """
         self.rows, self.settings, self.batch_size = Rows(parts), settings, batch_size
-        self.frame_samples = frame_samples
-        self.columns = (*CODES, *["teacher"] * teacher, *["audio"] * bool(frame_samples))
+        self.frame_samples, self.nearest, self.hearing = frame_samples, nearest, hearing
+        told = ["teacher"] * teacher + ["audio"] * bool(frame_samples) + ["heard"] * bool(hearing)
+        self.columns = (*CODES, *told)
         self.corpus = divide(list(self.rows.spoken.values()), settings)
         self._drawn: dict[int, list[Pair]] = {}  # the last EPOCHS that were drawn
         self.count = len(self._epoch(0))
@@ -146,17 +166,19 @@ class CodesFeed:
     def item(self, pair: Pair, random: np.random.Generator | None = None) -> dict[str, np.ndarray]:
         """Return a pair as arrays, as `collate_language_model` takes it; an utterance alone is cut after a third.
 
-        The content is one of those that were drawn of each utterance, without `random` the first.
+        The content is one of those that were drawn of each utterance, without `random` the first; a prompt's, like a
+        voice's in a bank, the likeliest codes alone.
         """
         prompt, source = self.rows.read(pair.prompt, CODES), self.rows.read(pair.source, self.columns)
         frames, begin = int(source["frames"]), 0
         shown = min(int(prompt["frames"]), self.settings.prompt_frames)
         if pair.prompt == pair.source:
             begin = shown = min(frames // 3, self.settings.prompt_frames)
+        said = self.content(source, random)
         item = {
-            "prompt_content": _content(prompt, random)[:shown],
+            "prompt_content": codes_of(self.content(prompt, random))[:shown],
             "prompt_acoustic": _books(prompt)[:, :shown],
-            "source_content": _content(source, random)[begin:],
+            "source_content": said[begin:] if self.hearing is None else codes_of(said)[begin:],
             "source_acoustic": _books(source)[:, begin:],
             "style": prompt["style"],
             "timbre": timbre_of(prompt),
@@ -164,8 +186,33 @@ class CodesFeed:
         if "teacher" in source:
             item["teacher"] = source["teacher"].reshape(frames, -1)[begin:]
         if "audio" in source:
-            item["samples"] = wave_of(source)[: frames * self.frame_samples].reshape(frames, -1)[begin:]
+            item["samples"] = self._framed(wave_of(source), frames)[begin:]
+        if self.hearing is not None:
+            item["heard"] = self._framed(self._heard(source, random), frames)[begin:]
         return item
+
+    def _framed(self, wave: np.ndarray, frames: int) -> np.ndarray:
+        return wave[: frames * self.frame_samples].reshape(frames, -1)
+
+    def _heard(self, row: dict[str, np.ndarray], random: np.random.Generator | None) -> np.ndarray:
+        """Return what is heard of a row, [samples]: without `random` somebody else, where there is somebody."""
+        other = row["heard"].item()["bytes"] is not None and (random is None or random.random() < HEARD)
+        wave = wave_of(row, "heard" if other else "audio")
+        if self.hearing is None or random is None or random.random() >= self.hearing.perturbed:
+            return wave
+        return perturb(wave, self.hearing.sample_rate, random)
+
+    def content(self, row: dict[str, np.ndarray], random: np.random.Generator | None = None) -> np.ndarray:
+        """Return the content of a row, int64 [frames] or float32 [frames, nearest, 2]; without `random` the first."""
+        several = () if self.nearest == 1 else (self.nearest, 2)
+        drawn = row["content"].reshape(-1, int(row["frames"]), *several)
+        content = drawn[0 if random is None else int(random.integers(len(drawn)))]
+        return content if several else content.astype(np.int64)
+
+
+def codes_of(content: np.ndarray) -> np.ndarray:
+    """Return the likeliest codes, int64 [frames], of content."""
+    return content if content.ndim == 1 else content[:, 0, 0].astype(np.int64)
 
 
 def group_by(pairs: list[Pair], length: Callable[[Pair], int], size: int, seed: int) -> list[Pair]:
@@ -183,13 +230,8 @@ def group_by(pairs: list[Pair], length: Callable[[Pair], int], size: int, seed: 
 def begin_within(item: dict[str, np.ndarray], random: np.random.Generator) -> dict[str, np.ndarray]:
     """Return an item whose source begins somewhere in its first half."""
     first = int(random.integers(0, item["source_content"].shape[0] // 2 + 1))
-    cut = {name: item[name][..., first:] for name in ("source_content", "source_acoustic")}
-    return item | cut | {name: item[name][first:] for name in ALONGSIDE if name in item}
-
-
-def _content(row: dict[str, np.ndarray], random: np.random.Generator | None) -> np.ndarray:
-    drawn = row["content"].reshape(-1, int(row["frames"]))
-    return drawn[0 if random is None else int(random.integers(len(drawn)))]
+    cut = {name: item[name][first:] for name in ("source_content", *ALONGSIDE) if name in item}
+    return item | cut | {"source_acoustic": item["source_acoustic"][:, first:]}
 
 
 def _books(row: dict[str, np.ndarray]) -> np.ndarray:

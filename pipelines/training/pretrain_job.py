@@ -85,6 +85,11 @@ class PretrainJob(BaseModel):
         description="lm: the codec's decoder learns beside it to speak what it writes, from the recordings; needs a "
         "listening_weight. Codes stay what they were.",
     )
+    encoder_learns: bool = Field(
+        False,
+        description="lm: what follows the content encoder's trunk learns beside it to tell it what is said, by the "
+        "recordings in `heard`, where there are; the shape has to hear several codes at once.",
+    )
     first_codebook_weight: float = Field(
         1.0, gt=0, description="lm: how much the first codebook counts beside the others, which may be the pitch."
     )
@@ -163,6 +168,21 @@ class PretrainJob(BaseModel):
                 "decoder_learns without start: name the model whose codec it begins from, and another to write"
             )
         return self
+
+    @model_validator(mode="after")
+    def encoder_learns_of_somebody(self) -> Self:
+        if self.encoder_learns and self.start is None:
+            raise ValueError(
+                "encoder_learns without start: name the model whose encoder it begins from, and another to write"
+            )
+        if self.encoder_learns and self.draws > 1:
+            raise ValueError("encoder_learns: what is heard is drawn anew each time, so leave draws out")
+        return self
+
+    @property
+    def codes_of_start(self) -> bool:
+        """Whether networks that make codes change with the language model, whose codes then stay those of `start`."""
+        return self.decoder_learns or self.encoder_learns
 
     @property
     def model(self) -> Path:

@@ -22,9 +22,9 @@ def timbre_of(row: dict[str, np.ndarray]) -> np.ndarray:
     return row["timbre"].reshape(latents, -1 if latents else 0)
 
 
-def wave_of(row: dict[str, np.ndarray]) -> np.ndarray:
+def wave_of(row: dict[str, np.ndarray], column: str = "audio") -> np.ndarray:
     """Return the recording of a row, float32 [n]."""
-    wave, _ = soundfile.read(io.BytesIO(row["audio"].item()["bytes"]), dtype="float32")
+    wave, _ = soundfile.read(io.BytesIO(row[column].item()["bytes"]), dtype="float32")
     return wave
 
 

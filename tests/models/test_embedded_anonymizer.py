@@ -11,6 +11,7 @@ from metrics.recognition import count_errors
 from models import registry, speaker
 from models.catalogue import AnonymizerSpec, load_anonymizer
 from models.streamvoiceanon import StreamVoiceAnon
+from models.streamvoiceanon.content_encoder import likeliest
 from models.streamvoiceanon.shapes import SMALL
 from models.whisper import Whisper
 
@@ -83,12 +84,12 @@ def test_a_stream_gives_what_the_whole_gives(model: StreamVoiceAnon, waves: list
     streamed = torch.cat([*parts, stream.finish()])
     assert len(streamed) == len(whole)
     # Whisper's trunk is PyTorch's, whose sums differ with the chunk: a code on the border may fall to the other side.
-    content = model.encode_content(wave)
+    content = likeliest(model.encode_content(wave))
     frames = model.open_batch(1)._encoder
     again = []
     for part in wave[: len(wave) // 640 * 640].split(640):
         codes, frames = model.content_encoder(part.unsqueeze(0), frames)
-        again.append(int(codes))
+        again.append(int(likeliest(codes)))
     same = [int(a) == b for a, b in zip(content, again, strict=False)]
     assert np.mean(same) > 0.99
     if all(same):

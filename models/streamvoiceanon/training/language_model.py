@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from models.streamvoiceanon.acoustic_lm import MAX_DELAY, AcousticLM, AcousticLMConfig
 from models.streamvoiceanon.checkpoint import CheckpointError, load_networks
 from models.streamvoiceanon.codec import Codec
+from models.streamvoiceanon.content_encoder import ContentEncoder, likeliest, only
 from models.streamvoiceanon.generation import check_delay
+from models.streamvoiceanon.training.hearing import free_hearing, hear, told
 from models.streamvoiceanon.training.initial import initialise
 from models.streamvoiceanon.training.listening import Loudspeaker
 from models.streamvoiceanon.training.shared_codes import plain_state
@@ -31,7 +33,7 @@ from models.streamvoiceanon.training.speaking import freeze_codes
 from models.streamvoiceanon.training.standardiser import Standardiser
 from models.streamvoiceanon.training.task import Batch
 
-ALONGSIDE = ("teacher", "samples")  # what an item may have of every frame of its source
+ALONGSIDE = ("teacher", "samples", "heard")  # what an item may have of every frame of its source
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,10 @@ class LanguageModelTaskConfig:
     source's content codes that are read as one of their neighbours, as codes of real people's speech often are; it
     needs the task's `neighbours`. `listening_weight` is that of how what it writes sounds, in `listening_frames` of
     each source at most; it needs the task's `loudspeaker`, whose decoder learns too with `decoder_learns`, from
-    recordings. `first_codebook_weight` is that of the first codebook's cross-entropy beside the others'. `seed` draws
-    the head's first weights.
+    recordings. With
+    `encoder_learns` the content of each source is what the task's `encoder` hears in the batch's recordings, and what
+    follows its trunk learns as well (`hearing`). `first_codebook_weight` is that of the first codebook's cross-entropy
+    beside the others'. `seed` draws the head's first weights.
     """
 
     content_weight: float = 1.0
@@ -62,6 +66,7 @@ class LanguageModelTaskConfig:
     listening_weight: float = 0.0
     listening_frames: int = 40
     decoder_learns: bool = False
+    encoder_learns: bool = False
     first_codebook_weight: float = 1.0
     seed: int = 0
 
@@ -80,16 +85,23 @@ class EmotionHead(nn.Module):
 
 
 class LanguageModelPlayer(nn.Module):
-    """What one optimizer moves: the language model, with distillation the head on it, and a `codec` whose decoder
-    learns to speak what it writes."""
+    """What one optimizer moves: the language model, with distillation the head on it, a `codec` whose decoder learns to
+    speak what it writes, and an `encoder` that learns to tell it what is said."""
 
-    def __init__(self, lm: AcousticLM, teacher_width: int, seed: int, codec: Codec | None = None) -> None:
+    def __init__(
+        self,
+        lm: AcousticLM,
+        teacher_width: int,
+        seed: int,
+        codec: Codec | None = None,
+        encoder: ContentEncoder | None = None,
+    ) -> None:
         super().__init__()
         self.emotion_head = EmotionHead(lm.config.width, teacher_width) if teacher_width else None
         self.standardiser = Standardiser(teacher_width) if teacher_width else None
         initialise(self, seed)
         self.lm = lm
-        self.codec = codec
+        self.codec, self.encoder = codec, encoder
 
 
 class LanguageModelTask:
@@ -103,6 +115,7 @@ class LanguageModelTask:
         config: LanguageModelTaskConfig | None = None,
         neighbours: Tensor | None = None,
         loudspeaker: Loudspeaker | None = None,
+        encoder: ContentEncoder | None = None,
     ) -> None:
         """`neighbours` [content codes, n]: of each code those that it may be taken for."""
         self.config = config or LanguageModelTaskConfig()
@@ -112,15 +125,22 @@ class LanguageModelTask:
             raise ValueError("what is written can be heard through a loudspeaker, and none is given")
         if self.config.decoder_learns and not self.config.listening_weight:
             raise ValueError("a decoder learns by what is heard of it, and nobody listens")
+        if self.config.encoder_learns and encoder is None:
+            raise ValueError("an encoder learns beside the language model, and none is given")
+        if self.config.encoder_learns and self.config.confused:
+            raise ValueError("codes that are confused are not what an encoder hears: it would learn nothing from them")
         self._neighbours, self._loudspeaker = neighbours, loudspeaker
         check_delay(self.config.smallest_delay)
         check_delay(self.config.largest_delay)
         check_delay(self.config.validation_delay)
         codec = loudspeaker.codec if loudspeaker is not None and self.config.decoder_learns else None
-        player = LanguageModelPlayer(lm, self.config.teacher_width, self.config.seed, codec)
+        learner = encoder if self.config.encoder_learns else None
+        player = LanguageModelPlayer(lm, self.config.teacher_width, self.config.seed, codec, learner)
         self._player = player.train().requires_grad_(True)
         if codec is not None:
             freeze_codes(codec)  # the rest of it learns, as all of the player does
+        if learner is not None:
+            free_hearing(learner)
         self.players: dict[str, nn.Module] = {"lm": self._player}
 
     def losses(self, player: str, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -146,17 +166,21 @@ class LanguageModelTask:
         return figures
 
     def export(self) -> dict[str, dict[str, Tensor]]:
-        """The weights of the language model, and of a codec whose decoder learnt, under the names of the published
-        checkpoint; the emotion head is left out."""
-        codec = {} if self._player.codec is None else {"codec": plain_state(self._player.codec)}
-        return {"acoustic_lm": plain_state(self._player.lm), **codec}
+        """The weights of the language model, and of codec and content encoder where they learnt, under the names of the
+        published checkpoint; the emotion head is left out."""
+        player = self._player
+        networks = {"acoustic_lm": player.lm, "codec": player.codec, "content_encoder": player.encoder}
+        return {name: plain_state(network) for name, network in networks.items() if network is not None}
 
     def _figures(
         self, batch: Batch, delay: int, past: Batch, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        lm = self._player.lm
-        at_content, at_acoustic = slow_states(lm, past, delay)
+        lm, encoder = self._player.lm, self._player.encoder
         source = source_mask(batch)
+        if encoder is not None:
+            heard = hear(encoder, batch["heard"].flatten(1), generator)
+            past = {**past, "content": told(past["content"], heard, source, lm.config.pitch_codes)}
+        at_content, at_acoustic = slow_states(lm, past, delay)
         frames = source.shape[1]
         writing, wanted = at_content[:, delay : delay + frames], batch["acoustic"].transpose(1, 2)
         hidden, codes = writing[source], wanted[source]
@@ -166,7 +190,7 @@ class LanguageModelTask:
         first = self.config.first_codebook_weight
         total = (surprise.sum() + (first - 1.0) * surprise[:, 0].sum()) / (len(codes) * (codes.shape[1] - 1.0 + first))
         if self.config.content_weight:
-            figures["content"] = self._content_loss(at_content[:, :frames], batch["content"], source)
+            figures["content"] = self._content_loss(at_content[:, :frames], likeliest(batch["content"]), source)
             total = total + self.config.content_weight * figures["content"]
         if self.config.listening_weight and self._loudspeaker is not None:
             places = draw_stretches(batch, self.config.listening_frames, generator)
@@ -282,10 +306,11 @@ def collate_language_model(items: Sequence[Mapping[str, NDArray]], most: int = A
 
     An item holds `prompt_content` [P], `prompt_acoustic` [codebooks, P], `source_content` [T], `source_acoustic`
     [codebooks, T], `style` [192], `timbre` [32, 128] and, for distillation, `teacher` [T, D] at the model's frame rate,
-    to listen `samples` [T, samples of a frame]. The batch holds `content` [B, L], `acoustic` [B, codebooks, L],
-    `prompt_lengths` and `lengths` [B] (prompt and source together), `style`, `timbre`, and `teacher` and `samples`
-    [B, longest source, …]. Raises ValueError that names the item where lengths disagree, the source is empty, or both
-    together pass `most`.
+    to listen `samples` [T, samples of a frame], and as many `heard` by an encoder that learns. The source's content may
+    be codes and their shares, [T, n, 2]. The batch holds `content` [B, L] or [B, L, n, 2], `acoustic` [B, codebooks,
+    L], `prompt_lengths` and `lengths` [B] (prompt and source together), `style`, `timbre`, and what is there of each
+    frame of the source, [B, longest source, …]. Raises ValueError that names the item where lengths disagree, the
+    source is empty, or both together pass `most`.
     """
     for i, item in enumerate(items):
         prompt, source = len(item["prompt_content"]), len(item["source_content"])
@@ -298,11 +323,13 @@ def collate_language_model(items: Sequence[Mapping[str, NDArray]], most: int = A
         for name in ALONGSIDE:
             if name in item and len(item[name]) != source:
                 raise ValueError(f"item {i}: {len(item[name])} {name} frames for {source} frames of source")
-    pairs = [("prompt_content", "source_content"), ("prompt_acoustic", "source_acoustic")]
-    content, acoustic = (
-        [torch.from_numpy(np.concatenate([item[a], item[b]], axis=-1).astype(np.int64)) for item in items]
-        for a, b in pairs
-    )
+    content = [
+        _content(*(torch.from_numpy(item[key]) for key in ("prompt_content", "source_content"))) for item in items
+    ]
+    acoustic = [
+        torch.from_numpy(np.concatenate([item["prompt_acoustic"], item["source_acoustic"]], axis=1).astype(np.int64))
+        for item in items
+    ]
     batch = {
         "content": nn.utils.rnn.pad_sequence(content, batch_first=True),
         "acoustic": nn.utils.rnn.pad_sequence([a.T for a in acoustic], batch_first=True).transpose(1, 2),
@@ -316,6 +343,12 @@ def collate_language_model(items: Sequence[Mapping[str, NDArray]], most: int = A
             frames = [torch.from_numpy(np.asarray(item[name], dtype=np.float32)) for item in items]
             batch[name] = nn.utils.rnn.pad_sequence(frames, batch_first=True)
     return batch
+
+
+def _content(prompt: Tensor, source: Tensor) -> Tensor:
+    """Join codes [P] and codes, or them and their shares, [T] or [T, n, 2], to one content."""
+    whole = only(prompt.long(), source.shape[1]) if source.is_floating_point() else prompt.long()
+    return torch.cat([whole, source if source.is_floating_point() else source.long()])
 
 
 def language_model(config: AcousticLMConfig, weights: Mapping[str, Tensor] | None = None, seed: int = 0) -> AcousticLM:
