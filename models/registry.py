@@ -100,9 +100,9 @@ KNOWN: Mapping[str, Known] = {
         licence="Apache-2.0",
         source="this project's own, trained by sample/train_own_voice.sh",
         digests={
-            "streamvoiceanon.json": "4cd1daa7660d10327f30519d1f534074d44e1dd9081cbcfa509846534cd2307f",
-            "streamvoiceanon.safetensors": "7777b0fce1b7549d0ea4a8f8574f9d244d6409eb5a51830f001f3aca151e4b21",
-            "voices.parquet": "39388096527dd87e4c61ad2f55cf823835d0d42bfcb44dec088a0866ce268ef6",
+            "streamvoiceanon.json": "fd388c1a415f36a6c8d9e68d23741226928707d28acf1ad41ab71d9a62b19cfa",
+            "streamvoiceanon.safetensors": "35a094e695f9ec429cb9426381c7290d5baa0d8fd613a87b00e6b2d4e22b2248",
+            "voices.parquet": "1d4e3a09824fd54e13dd6809e82245d727947292d5c0aa1c5ae091ae9dfdfbef",
         },
     ),
     PHONES: Known(
