@@ -100,7 +100,7 @@ KNOWN: Mapping[str, Known] = {
         licence="Apache-2.0",
         source="this project's own, trained by sample/train_own_voice.sh",
         digests={
-            "streamvoiceanon.json": "fd388c1a415f36a6c8d9e68d23741226928707d28acf1ad41ab71d9a62b19cfa",
+            "streamvoiceanon.json": "c4793d04d5ebae2f156e64b1c9b43c339fdb816782815fd7a9b6a0fa529a0e4e",
             "streamvoiceanon.safetensors": "35a094e695f9ec429cb9426381c7290d5baa0d8fd613a87b00e6b2d4e22b2248",
             "voices.parquet": "1d4e3a09824fd54e13dd6809e82245d727947292d5c0aa1c5ae091ae9dfdfbef",
         },

@@ -56,7 +56,7 @@ SMALL = replace(
         code_width=16,
         pitch_codes=32,
         nearest=16,
-        spread=16.0,
+        spread=8.0,
     ),
     codec=replace(MINI.codec, spectral=SpectralConfig(pulses=True)),
     acoustic_lm=replace(
@@ -69,7 +69,7 @@ SMALL = replace(
         delay=3,  # 160 ms with the frame itself; codes tell the frame before theirs
         averaged=True,
     ),
-    loudness=10.0,
+    loudness=5.0,
 )
 
 # The small shape while its content encoder is trained, by signs. `pipelines.fit_codebook` makes it SMALL.
