@@ -59,7 +59,8 @@ prepare "$output/unheld" "$output/lm/again.parquet"
 "$bin/python" -m pipelines.match_codes --said "$speech/again" --pieces "$speech/pieces" --others "$output/six" \
     --aside $(echo "$held" | tr -d '^()-' | tr '|' ' ') --model "$output/own/model" --into "$output/matched/model"
 
-# By ear: first the codec's decoder, which has made no emotional speech yet, then the language model and it together.
+# By ear: first the codec's decoder, which has made no emotional speech yet, then the language model, it, and the end of
+# the content encoder together.
 cp "$speech/again/heard"/* "$speech/disguised/heard"/* "$output/heard/"
 mkdir -p "$output/loud"
 cp "$output/lm/again.parquet" "$output/lm/disguised.parquet" "$output/content/synthetic.parquet" "$output/loud/"
