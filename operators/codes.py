@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.streamvoiceanon import StreamVoiceAnon
-from models.streamvoiceanon.content_encoder import likeliest, with_pitch, without_pitch
+from models.streamvoiceanon.content_encoder import with_pitch, without_pitch
 from models.streamvoiceanon.training.perturb import perturb
 from operators.decode import Batch, Unusable, find_beside, object_array
 from operators.encode import encode_flac
@@ -67,7 +67,7 @@ class ComputeCodes:
             if not batch["reason"][index]:
                 try:
                     voice = self.model.make_voice(torch.from_numpy(wave))
-                    content = self.content(batch["utt_id"][index], wave, voice.frames)
+                    content = self.content(batch["utt_id"][index], wave, voice.content)
                     parts = (content.flatten(), voice.acoustic.flatten(), voice.style, voice.timbre.flatten())
                     row = (voice.frames, *(part.numpy() for part in parts), len(voice.timbre))
                 except Unusable as fault:
@@ -79,11 +79,13 @@ class ComputeCodes:
             name: object_array(list(column)) for name, column in zip(COLUMNS, zip(*rows, strict=True), strict=True)
         }
 
-    def content(self, utt_id: str, wave: NDArray[np.float32], frames: int) -> torch.Tensor:
-        """Return the content [draws x frames] to learn from."""
+    def content(self, utt_id: str, wave: NDArray[np.float32], codes: torch.Tensor) -> torch.Tensor:
+        """Return the content [draws x frames] to learn from; `codes` are the likeliest of the wave as it is."""
+        frames, plain = len(codes), codes
         random = np.random.default_rng([self.seed, zlib.crc32(utt_id.encode())])
         other = None if self.heard is None else by_somebody_else(self.heard, utt_id, len(wave), self.model.sample_rate)
-        plain = self.model.encode_content(torch.from_numpy(wave))[:frames]
+        if self.model.config.content_encoder.nearest > 1:
+            plain = self.model.encode_content(torch.from_numpy(wave))[:frames]
         drawn = []
         for draw in range(self.draws):
             turn = draw % 2 == 1 or self.draws == 1
@@ -96,7 +98,7 @@ class ComputeCodes:
                 content = self.model.encode_content(torch.from_numpy(said))
             content = content[:frames]
             if said is other and (pitches := self.model.config.content_encoder.pitch_codes):
-                content = with_pitch(without_pitch(content, pitches), likeliest(plain) % pitches, pitches)
+                content = with_pitch(without_pitch(content, pitches), codes % pitches, pitches)
             drawn.append(content)
         return torch.cat(drawn)
 

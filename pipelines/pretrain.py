@@ -150,13 +150,13 @@ def check_learners_model(job: PretrainJob, base: Base, start: Base) -> None:
     """Raise InputError where what came of another training would be lost or mixed with.
 
     Language model, decoder and encoder begin from `start` together and learn its codes: the model folder `base` has its
-    content encoder and codec, or those of such a training.
+    content encoder and codec, or of those that learn the ones of such a training.
     """
     if start.folder.resolve() == job.model.resolve():
         raise InputError(f"start: {job.start} would be changed by its own training: use another name")
     own = base.sources.get("acoustic_lm")
-    for name in ("content_encoder", "codec"):
-        if base.sources[name] not in (start.sources.get(name), own):
+    for name, learns in (("content_encoder", job.encoder_learns), ("codec", job.decoder_learns)):
+        if base.sources[name] not in (start.sources.get(name), *[own] * learns):
             raise InputError(
                 f"{job.model} has another content encoder or codec than {job.start}, from which its own would begin: "
                 "use another name"
@@ -215,8 +215,11 @@ def prepare_stage(stage: Stage, job: PretrainJob, base: Base, track: "Track") ->
 
 
 def codes_digest(base: Base) -> str:
-    """Return what the codes of a model folder depend on: the trainings of its content encoder and codec."""
-    return "+".join(base.sources[NETWORKS[stage]] for stage in ("content", "codec"))
+    """Return what the codes of a model folder depend on: the trainings of its content encoder and codec, and how many
+    codes are heard at once."""
+    encoder = base.config.content_encoder
+    several = f" {encoder.nearest} nearest, spread {encoder.spread}" if encoder.nearest > 1 else ""
+    return "+".join(base.sources[NETWORKS[stage]] for stage in ("content", "codec")) + several
 
 
 def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":

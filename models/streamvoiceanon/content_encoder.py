@@ -123,7 +123,7 @@ class _Quantizer(nn.Module):
 
 
 class ContentEncoder(nn.Module):
-    """Samples to content codes, one for every frame (2,048 samples at 44.1 kHz as published)."""
+    """Samples to content codes, one or several `nearest` for every frame (2,048 samples at 44.1 kHz as published)."""
 
     def __init__(self, config: ContentEncoderConfig | None = None, frames: FrameConfig = PUBLISHED) -> None:
         super().__init__()

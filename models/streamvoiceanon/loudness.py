@@ -13,7 +13,8 @@ from torch import Tensor
 
 SILENCE_DB = -70.0  # of full scale: a frame below is no speech, and neither is one
 BELOW_DB = 30.0  # so far under the mean
-MEMORY = 250  # speech frames over which it is taken
+MEMORY = 250  # frames of speech over which it is taken
+FORGOTTEN = 25  # frames in a row that are quieter than speech, and no silence: it was something else that was loud
 NEARER = 0.4  # share of the way to what is wanted that a frame goes: what changes at once sounds like pumping
 
 
@@ -22,13 +23,22 @@ class Level:
 
     def __init__(self) -> None:
         self._mean, self._count, self._former = 0.0, 0, 0.0
+        self._quieter = 0  # frames in a row
 
     def above(self, power: float) -> float | None:
         """Take the mean square of the next frame; return how far above the mean it is, None where it is no speech."""
+        if not math.isfinite(power):
+            return None
         level = 10.0 * math.log10(max(1e-12, (power + self._former) / 2))
         self._former = power
-        if level < SILENCE_DB or (self._count and level < self._mean - BELOW_DB):
+        if level < SILENCE_DB:
             return None
+        if self._count and level < self._mean - BELOW_DB:
+            self._quieter += 1
+            if self._quieter == FORGOTTEN:
+                self._count = 0
+            return None
+        self._quieter = 0
         self._count += 1
         self._mean += (level - self._mean) / min(self._count, MEMORY)
         return level - self._mean

@@ -231,7 +231,7 @@ class StreamVoiceAnon:
             part = written[:, start : start + DECODER_CHUNK]
             samples, state = self.codec.decode(part.unsqueeze(0).to(self.device), state)
             wave[start * length : start * length + samples.shape[1]] = samples[0].cpu()
-        loudness = None if source is None else self.loudness()
+        loudness = None if source is None or not len(wave) else self.loudness()
         if loudness is not None and source is not None:
             for spoken, heard in zip(wave.split(length), self._whole_frames(source)[0].split(length), strict=True):
                 loudness.hear(heard)
@@ -337,7 +337,7 @@ class StreamVoiceAnon:
     @torch.inference_mode()
     def speak(self, content: Tensor, voice: Voice, generator: torch.Generator | None) -> Tensor:
         """Map content, [T] or [T, nearest, 2], to a wave of T frames in a voice; without `generator` with the best code
-        always."""
+        always. It follows no loudness: content tells none."""
         utterance = Utterance(content.to(self.device), self.prompt(voice), generator)
         ((_, written),) = write_all(self.acoustic_lm, [utterance], self.delay, 1, 0, self.values)
         return self._decode(written)
@@ -469,8 +469,14 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
             f"the content encoder has {2**encoder.bits} codes and {encoder.pitch_codes} of pitch, the language model "
             f"{lm.content_codes} and {lm.pitch_codes}: they must be the same"
         )
+    if not (isinstance(config.loudness, int | float) and 0.0 <= config.loudness < math.inf):
+        raise checkpoint.CheckpointError(f"loudness is decibels from 0 on, not {config.loudness!r}")
     if encoder.nearest != 1 and not (
-        encoder.code_width and 1 < encoder.nearest <= 2**encoder.bits and encoder.spread > 0
+        isinstance(encoder.nearest, int)
+        and isinstance(encoder.spread, int | float)
+        and encoder.code_width
+        and 1 < encoder.nearest <= 2**encoder.bits
+        and 0.0 < encoder.spread < math.inf
     ):
         raise checkpoint.CheckpointError(
             f"the content encoder hears the {encoder.nearest} nearest codes: that takes a codebook that has as many, "

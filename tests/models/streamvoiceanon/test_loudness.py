@@ -1,13 +1,15 @@
 """What is spoken rises and falls as what is heard, in a stream as offline."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from models.streamvoiceanon import StreamVoiceAnon
+from models.streamvoiceanon import CheckpointError, StreamVoiceAnon
 from models.streamvoiceanon.loudness import Loudness
+from models.streamvoiceanon.model import config_from_values
+from models.streamvoiceanon.shapes import MINI
 
 FRAME = 640
 
@@ -105,3 +107,25 @@ def test_streams_of_one_batch_follow_each_their_own(following: StreamVoiceAnon, 
     again = batch.open(voice, following.delay, torch.Generator().manual_seed(3))
     fresh = [batch.step({again: frame}) for frame in frames]
     assert torch.equal(torch.cat([moved[again] for moved in fresh if moved]), torch.cat(said))
+
+
+def test_an_empty_wave_stays_empty(following: StreamVoiceAnon, prompt_wave, speech) -> None:
+    voice = following.make_voice(prompt_wave)
+    empty, whole = following.anonymize([torch.zeros(0), speech(0.3)], [voice] * 2)
+    assert (len(empty), len(whole)) == (0, len(speech(0.3)))
+
+
+def test_a_click_is_forgotten_and_what_is_no_number_is_not_heard() -> None:
+    soft = [0.01] * 60 + [0.005] * 20 + [0.02] * 20
+    alone = decibels(followed(tone(soft), tone([0.05] * 100)))[40:]
+    clicked = tone(soft)
+    clicked[0] = 1.0
+    torch.testing.assert_close(decibels(followed(clicked, tone([0.05] * 100)))[40:], alone, atol=1.0, rtol=0)
+    clicked[0] = 1e30
+    torch.testing.assert_close(decibels(followed(clicked, tone([0.05] * 100)))[40:], alone, atol=1.0, rtol=0)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf"), "loud"])
+def test_a_loudness_that_is_no_range_is_refused(wrong: object) -> None:
+    with pytest.raises(CheckpointError, match="loudness is decibels"):
+        config_from_values(asdict(MINI) | {"loudness": wrong})

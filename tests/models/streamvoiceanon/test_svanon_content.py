@@ -106,6 +106,13 @@ def test_only_a_codebook_has_neighbours() -> None:
     assert config_from_values(sizes) == TINY
     encoder: ContentEncoder = fresh_networks(TINY, 0)["content_encoder"]  # type: ignore[assignment]
     assert encoder.config.nearest == 4
-    for wrong in ({"code_width": 0}, {"nearest": 33}, {"nearest": 0}, {"spread": 0.0}):
+    for wrong in (
+        {"code_width": 0},
+        {"nearest": 33},
+        {"nearest": 0},
+        {"nearest": 4.0},
+        {"spread": float("inf")},
+        {"spread": 0.0},
+    ):
         with pytest.raises(CheckpointError, match=r"hears the .* nearest codes"):
             config_from_values(sizes | {"content_encoder": sizes["content_encoder"] | wrong})

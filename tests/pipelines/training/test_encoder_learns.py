@@ -84,8 +84,8 @@ def job_of(start: Path, heard: Path, output: Path, **fields: Any) -> PretrainJob
     return job.model_copy(update={"shape": asdict(TINY)})
 
 
-def prepared(job: PretrainJob, rows: list[dict[str, Any]], start: Path, heard: Path) -> None:
-    found = FindHeard(str(heard), 16_000)(waves_of(rows))
+def prepared(job: PretrainJob, rows: list[dict[str, Any]], start: Path, heard: Path | None) -> None:
+    found = FindHeard(None if heard is None else str(heard), 16_000)(waves_of(rows))
     batch = Encode(16_000)(ComputeCodes(str(start), "cpu")(found))
     columns = codes_columns(4) | {"audio": AUDIO_TYPE, "heard": AUDIO_TYPE}
     (job.folder("lm") / "prepared").mkdir(parents=True)
@@ -103,7 +103,7 @@ def test_what_is_prepared_are_codes_as_they_are_and_whom_to_hear(
 
     monkeypatch.setattr(pretrain, "prepare", keep)
     index = str(write_index(tmp_path / "index.parquet", rows))
-    recipes = []
+    recipes: list[Recipe] = []
     for learns in (True, False):
         job = job_of(start, heard, tmp_path, encoder_learns=learns).model_copy(update={"index": index})
         recipes.append(prepare_stage("lm", job, base_of("lm", job), Track(Console(quiet=True), None)).recipe)
@@ -112,6 +112,11 @@ def test_what_is_prepared_are_codes_as_they_are_and_whom_to_hear(
         computing = dict(steps)[ComputeCodes]
         assert ("heard" in computing, computing["perturbed"]) == ((False, 0.0) if learns else (True, 0.7))
     assert recipes[0] != recipes[1]
+    wider = replace(TINY, content_encoder=replace(TINY.content_encoder, spread=1.0))
+    write_model(tmp_path / "wider", replace(read_base(str(start)), config=wider), {}, read_base(str(start)).sources)
+    job = job_of(tmp_path / "wider", heard, tmp_path).model_copy(update={"index": index, "shape": asdict(wider)})
+    other = prepare_stage("lm", job, base_of("lm", job), Track(Console(quiet=True), None)).recipe
+    assert other.model != recipes[0].model, "shares are other numbers"
 
 
 def test_the_encoder_learns_beside_the_others_and_the_codes_of_the_start_are_theirs(
@@ -135,6 +140,22 @@ def test_the_encoder_learns_beside_the_others_and_the_codes_of_the_start_are_the
     codes = [StreamVoiceAnon.from_pretrained(folder).encode_acoustic(wave) for folder in (start, job.model)]
     assert torch.equal(*codes)
     assert base_of("lm", job).sources == made.sources, "what is finished can be resumed"
+    for network in ("encoder_learns", "decoder_learns"):  # the other's would be that of the former training
+        with pytest.raises(InputError, match="another content encoder or codec"):
+            base_of("lm", job.model_copy(update={network: False}))
+
+
+def test_the_encoder_learns_alone_and_from_the_voices_themselves(
+    start: Path, tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    job = load_pretrain(
+        "lm", "smoke", index="none", name="on", output=tmp_path, start=str(start), encoder_learns=True
+    ).model_copy(update={"shape": asdict(TINY)})
+    prepared(job, rows, start, None)
+    precise = job.training.model_copy(update={"precision": "bfloat16"})
+    task, feed = build_stage("lm", job)
+    assert train(task, feed, precise, job.folder("lm") / "training", Place()).ended == "done"
+    assert put_into_model("lm", job, "alone") == ["acoustic_lm", "content_encoder"]
 
 
 def test_a_batch_holds_what_is_heard_of_its_sources(
