@@ -231,8 +231,7 @@ class StreamVoiceAnon:
             part = written[:, start : start + DECODER_CHUNK]
             samples, state = self.codec.decode(part.unsqueeze(0).to(self.device), state)
             wave[start * length : start * length + samples.shape[1]] = samples[0].cpu()
-        loudness = None if source is None or not len(wave) else self.loudness()
-        if loudness is not None and source is not None:
+        if source is not None and len(wave) and (loudness := self.loudness()) is not None:
             for spoken, heard in zip(wave.split(length), self._whole_frames(source)[0].split(length), strict=True):
                 loudness.hear(heard)
                 spoken.copy_(loudness.follow(spoken))

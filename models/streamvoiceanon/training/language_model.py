@@ -48,10 +48,9 @@ class LanguageModelTaskConfig:
     source's content codes that are read as one of their neighbours, as codes of real people's speech often are; it
     needs the task's `neighbours`. `listening_weight` is that of how what it writes sounds, in `listening_frames` of
     each source at most; it needs the task's `loudspeaker`, whose decoder learns too with `decoder_learns`, from
-    recordings. With
-    `encoder_learns` the content of each source is what the task's `encoder` hears in the batch's recordings, and what
-    follows its trunk learns as well (`hearing`). `first_codebook_weight` is that of the first codebook's cross-entropy
-    beside the others'. `seed` draws the head's first weights.
+    recordings. With `encoder_learns` the content of each source is what the task's `encoder` hears in the batch's
+    recordings, and what follows its trunk learns as well (`hearing`). `first_codebook_weight` is that of the first
+    codebook's cross-entropy beside the others'. `seed` draws the head's first weights.
     """
 
     content_weight: float = 1.0
