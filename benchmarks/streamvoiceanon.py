@@ -27,9 +27,9 @@ from fill_weights import fill_tensor  # noqa: E402
 
 from models.streamvoiceanon import StreamVoiceAnon, Voice  # noqa: E402
 from models.streamvoiceanon import checkpoint as checkpoints  # noqa: E402
+from models.streamvoiceanon.config import Config, build_networks  # noqa: E402
 from models.streamvoiceanon.frontend import PUBLISHED  # noqa: E402
 from models.streamvoiceanon.generation import Utterance, write_all  # noqa: E402
-from models.streamvoiceanon.model import Config, build_networks  # noqa: E402
 
 FRAME_SECONDS = PUBLISHED.seconds
 PROMPT_FRAMES = 215  # 10 seconds, as `voxveil voices build` crops a prompt

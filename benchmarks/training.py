@@ -29,7 +29,7 @@ from metrics.recognition import count_errors
 from models.registry import PROFILES, resolve
 from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
 from models.streamvoiceanon.checkpoint import load_networks, save_converted
-from models.streamvoiceanon.model import build_networks
+from models.streamvoiceanon.config import build_networks
 from models.streamvoiceanon.shapes import MINI
 from models.streamvoiceanon.training.audio import collate_waves
 from models.streamvoiceanon.training.codec import CodecTask, CodecTaskConfig

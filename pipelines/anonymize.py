@@ -134,7 +134,8 @@ def check_weights(spec: AnonymizerSpec) -> None:
     """
     from models.streamvoiceanon import VoiceBank
     from models.streamvoiceanon.checkpoint import load_networks, resolve
-    from models.streamvoiceanon.model import build_networks, check_voice, read_states
+    from models.streamvoiceanon.config import build_networks, read_states
+    from models.streamvoiceanon.model import check_voice
 
     model, voices = spec.weights()
     states, config = read_states(resolve(model))

@@ -44,7 +44,7 @@ def compact_model(
 ) -> None:
     """Write a model with eight bits a weight: a quarter of the size, loaded and used like any other."""
     from models.streamvoiceanon.checkpoint import load_networks, save_converted
-    from models.streamvoiceanon.model import build_networks
+    from models.streamvoiceanon.config import build_networks
     from pipelines.training.model_folder import read_base
 
     base = read_base(source)

@@ -234,7 +234,7 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
         LanguageModelTaskConfig,
         language_model,
     )
-    from models.streamvoiceanon.training.shared_codes import CODEBOOK, nearest_codes, share_codes
+    from models.streamvoiceanon.training.shared_codes import CODEBOOK, share_codes
     from models.streamvoiceanon.training.teachers import PROSODY
     from pipelines.training.ears import listener_of, loudspeaker_of
     from pipelines.training.waves_feed import WavesFeed
@@ -275,7 +275,6 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             largest_delay=job.delays[1],
             validation_delay=sizes.acoustic_lm.delay,
             corrupted=job.corrupted,
-            confused=job.confused,
             listening_weight=job.listening_weight,
             decoder_learns=job.decoder_learns,
             encoder_learns=job.encoder_learns,
@@ -284,15 +283,8 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
         )
         origin = read_start(job.start, sizes) if job.codes_of_start and job.start is not None else base
         loudspeaker = loudspeaker_of(origin) if job.listening_weight else None
-        neighbours = None
-        if job.confused:
-            if codebook is None:
-                raise InputError("confused: this shape's content encoder has no codebook, so codes have no neighbours")
-            if sizes.content_encoder.nearest > 1:
-                raise InputError("confused: this shape hears several codes at once, and confuses none")
-            neighbours = nearest_codes(codebook.float())
         encoder = cast(ContentEncoder, origin.network("content_encoder")) if job.encoder_learns else None
-        task = LanguageModelTask(network, losses, neighbours, loudspeaker, encoder)
+        task = LanguageModelTask(network, losses, loudspeaker, encoder)
         return task, CodesFeed(
             parts,
             pairs,

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from models.streamvoiceanon.acoustic_lm import AcousticLMConfig
 from models.streamvoiceanon.codec import CodecConfig
+from models.streamvoiceanon.config import Config
 from models.streamvoiceanon.content_encoder import ContentEncoderConfig
 from models.streamvoiceanon.frontend import FrameConfig
-from models.streamvoiceanon.model import Config
 from models.streamvoiceanon.spectral import SpectralConfig
 from models.streamvoiceanon.whisper_trunk import WhisperConfig
 

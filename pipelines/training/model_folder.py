@@ -18,7 +18,7 @@ from models.streamvoiceanon.checkpoint import (
     resolve,
     save_converted,
 )
-from models.streamvoiceanon.model import build_networks, read_states
+from models.streamvoiceanon.config import build_networks, read_states
 from models.streamvoiceanon.training.initial import fresh_networks
 from operators.schema import InputError
 from pipelines.anonymize import digest_of

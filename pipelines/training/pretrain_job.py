@@ -123,12 +123,6 @@ class PretrainJob(BaseModel):
         lt=1,
         description="lm: share of past acoustic frames that are read as others, as its own mistakes are.",
     )
-    confused: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="lm: share of content codes that are read as a neighbour; the encoder needs a codebook.",
-    )
     min_seconds: float = Field(0.5, ge=0, description="Shorter utterances are left out.")
     max_seconds: float = Field(20.0, gt=0, le=LONGEST_SECONDS, description="Longer utterances are left out.")
     validation_share: float = Field(0.05, gt=0, lt=1, description="Share of speakers held out, one at least.")
@@ -196,7 +190,7 @@ class PretrainJob(BaseModel):
     def sizes(self) -> "Config":
         """Return the sizes of all networks. Raises InputError."""
         from models.streamvoiceanon import CheckpointError
-        from models.streamvoiceanon.model import config_from_values
+        from models.streamvoiceanon.config import config_from_values
         from models.streamvoiceanon.shapes import SHAPES
 
         if isinstance(self.shape, str):

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from models.streamvoiceanon import StreamVoiceAnon, VoiceBank, checkpoint
+from models.streamvoiceanon.config import build_networks
 from models.streamvoiceanon.frontend import FRAME_SAMPLES
-from models.streamvoiceanon.model import build_networks
 
 _spec = importlib.util.spec_from_file_location(
     "tiny_streamvoiceanon", Path(__file__).parents[1] / "models" / "streamvoiceanon" / "conftest.py"

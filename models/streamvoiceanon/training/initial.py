@@ -5,10 +5,10 @@ from torch import nn
 
 from models.streamvoiceanon.acoustic_lm import AcousticLM
 from models.streamvoiceanon.codec import Codec
+from models.streamvoiceanon.config import Config
 from models.streamvoiceanon.content_encoder import BinarySphericalQuantizer, ContentEncoder
 from models.streamvoiceanon.conv import ConvNeXtBlock
 from models.streamvoiceanon.fsq import FiniteScalarQuantizer
-from models.streamvoiceanon.model import Config
 from models.streamvoiceanon.transformer import LayerScale, RMSNorm
 
 DEVIATION = 0.02

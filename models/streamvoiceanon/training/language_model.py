@@ -40,17 +40,16 @@ ALONGSIDE = ("teacher", "samples", "heard")  # what an item may have of every fr
 class LanguageModelTaskConfig:
     """What the loss is made of.
 
-    `teacher_width` is the width of the teacher's frames; 0 trains without any. With a `distillation_weight` of 0 the
-    head learns what it can from hidden states that do not move for it: a probe, to compare with. Delays (frames) are
-    drawn from `smallest_delay` to `largest_delay`, and `validation_delay` is that of held-out batches. `corrupted` is
-    the share of past acoustic frames that are read as other frames of the batch: who writes its own past must live with
-    mistakes, and does not learn little speech by heart as soon. What is predicted stays. `confused` is the share of the
-    source's content codes that are read as one of their neighbours, as codes of real people's speech often are; it
-    needs the task's `neighbours`. `listening_weight` is that of how what it writes sounds, in `listening_frames` of
-    each source at most; it needs the task's `loudspeaker`, whose decoder learns too with `decoder_learns`, from
-    recordings. With `encoder_learns` the content of each source is what the task's `encoder` hears in the batch's
-    recordings, and what follows its trunk learns as well (`hearing`). `first_codebook_weight` is that of the first
-    codebook's cross-entropy beside the others'. `seed` draws the head's first weights.
+    `teacher_width` is the width of the teacher's frames; 0 trains without any. With a `distillation_weight` of 0
+    the head learns what it can from hidden states that do not move for it: a probe, to compare with. Delays
+    (frames) are drawn from `smallest_delay` to `largest_delay`, and `validation_delay` is that of held-out batches.
+    `corrupted` is the share of past acoustic frames that are read as other frames of the batch: who writes its own
+    past must live with mistakes, and does not learn little speech by heart as soon. What is predicted stays.
+    `listening_weight` is that of how what it writes sounds, in `listening_frames` of each source at most; it needs
+    the task's `loudspeaker`, whose decoder learns too with `decoder_learns`, from recordings. With `encoder_learns`
+    the content of each source is what the task's `encoder` hears in the batch's recordings, and what follows its
+    trunk learns as well (`hearing`). `first_codebook_weight` is that of the first codebook's cross-entropy beside
+    the others'. `seed` draws the head's first weights.
     """
 
     content_weight: float = 1.0
@@ -61,7 +60,6 @@ class LanguageModelTaskConfig:
     largest_delay: int = MAX_DELAY
     validation_delay: int = 2
     corrupted: float = 0.0
-    confused: float = 0.0
     listening_weight: float = 0.0
     listening_frames: int = 40
     decoder_learns: bool = False
@@ -112,23 +110,17 @@ class LanguageModelTask:
         self,
         lm: AcousticLM,
         config: LanguageModelTaskConfig | None = None,
-        neighbours: Tensor | None = None,
         loudspeaker: Loudspeaker | None = None,
         encoder: ContentEncoder | None = None,
     ) -> None:
-        """`neighbours` [content codes, n]: of each code those that it may be taken for."""
         self.config = config or LanguageModelTaskConfig()
-        if self.config.confused and neighbours is None:
-            raise ValueError("codes can be confused with their neighbours, and none are given")
         if self.config.listening_weight and loudspeaker is None:
             raise ValueError("what is written can be heard through a loudspeaker, and none is given")
         if self.config.decoder_learns and not self.config.listening_weight:
             raise ValueError("a decoder learns by what is heard of it, and nobody listens")
         if self.config.encoder_learns and encoder is None:
             raise ValueError("an encoder learns beside the language model, and none is given")
-        if self.config.encoder_learns and self.config.confused:
-            raise ValueError("codes that are confused are not what an encoder hears: it would learn nothing from them")
-        self._neighbours, self._loudspeaker = neighbours, loudspeaker
+        self._loudspeaker = loudspeaker
         check_delay(self.config.smallest_delay)
         check_delay(self.config.largest_delay)
         check_delay(self.config.validation_delay)
@@ -151,9 +143,6 @@ class LanguageModelTask:
         if self._player.standardiser is not None:
             self._player.standardiser.gather(source_frames(batch["teacher"], batch).float())
         past = corrupt(batch, self.config.corrupted, generator) if self.config.corrupted else batch
-        if self.config.confused and self._neighbours is not None:
-            self._neighbours = self._neighbours.to(batch["content"].device)
-            past = confuse(past, self.config.confused, self._neighbours, self._player.lm.config.pitch_codes, generator)
         return self._figures(batch, delay, past, generator)
 
     @torch.no_grad()
@@ -257,15 +246,6 @@ def corrupt(batch: Batch, share: float, generator: torch.Generator) -> Batch:
     chosen = (torch.rand(count, length, generator=generator) < share).to(acoustic.device)
     other = acoustic.transpose(1, 2)[row.to(acoustic.device), place.to(acoustic.device)].transpose(1, 2)
     return {**batch, "acoustic": torch.where(chosen.unsqueeze(1), other, acoustic)}
-
-
-def confuse(batch: Batch, share: float, neighbours: Tensor, pitch_codes: int, generator: torch.Generator) -> Batch:
-    """Return the batch with a share of the source's content codes taken for one of their neighbours; pitches stay."""
-    content, pitches = batch["content"], max(1, pitch_codes)  # (B, L)
-    chosen = (torch.rand(content.shape, generator=generator) < share).to(content.device) & source_mask(batch)
-    which = torch.randint(0, neighbours.shape[1], content.shape, generator=generator).to(content.device)
-    others = neighbours[content // pitches].gather(2, which.unsqueeze(2)).squeeze(2)
-    return {**batch, "content": torch.where(chosen, others * pitches + content % pitches, content)}
 
 
 def draw_stretches(batch: Batch, most: int, generator: torch.Generator | None) -> Tensor:

@@ -77,11 +77,6 @@ def share_codes(lm: AcousticLM, content: Tensor | int, levels: tuple[int, ...], 
         parametrize.register_parametrization(table, "weight", traits)
 
 
-def nearest_codes(codebook: Tensor, count: int = 8) -> Tensor:
-    """Map a codebook [codes, n] to the `count` nearest others of each code, int64 [codes, count]."""
-    return torch.cdist(codebook, codebook).fill_diagonal_(torch.inf).topk(count, largest=False).indices
-
-
 def plain_state(network: nn.Module) -> dict[str, Tensor]:
     """Return a network's state dict with every table as inference knows it."""
     state = {}

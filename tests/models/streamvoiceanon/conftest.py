@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from models.streamvoiceanon import Config, StreamVoiceAnon, checkpoint, kernels
 from models.streamvoiceanon.acoustic_lm import AcousticLMConfig
 from models.streamvoiceanon.codec import CodecConfig
+from models.streamvoiceanon.config import build_networks
 from models.streamvoiceanon.content_encoder import ContentEncoderConfig
-from models.streamvoiceanon.model import build_networks
 
 DATA = Path(__file__).with_name("data")
 sys.path.insert(0, str(DATA))

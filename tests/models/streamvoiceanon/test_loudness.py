@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from models.streamvoiceanon import CheckpointError, StreamVoiceAnon
+from models.streamvoiceanon.config import config_from_values
 from models.streamvoiceanon.loudness import Loudness
-from models.streamvoiceanon.model import config_from_values
 from models.streamvoiceanon.shapes import MINI
 
 FRAME = 640

@@ -8,9 +8,9 @@ import torchaudio
 from torch import Tensor
 
 from models.streamvoiceanon import CheckpointError, StreamVoiceAnon, Voice, kernels
+from models.streamvoiceanon.config import config_from_values
 from models.streamvoiceanon.generation import Utterance, average, write_all
 from models.streamvoiceanon.harmonic import HIGHEST, LOWEST, MIDDLE, PitchBook
-from models.streamvoiceanon.model import config_from_values
 from models.streamvoiceanon.shapes import MINI, SMALL
 from models.streamvoiceanon.spectral import SpectralConfig
 from models.streamvoiceanon.training.initial import fresh_networks

@@ -11,7 +11,7 @@ import torch
 from models.streamvoiceanon import CheckpointError, StreamVoiceAnon, checkpoint, convert
 from models.streamvoiceanon.checkpoint import contract, load_networks, read_published
 from models.streamvoiceanon.compact import compacted, expanded
-from models.streamvoiceanon.model import Config, build_networks
+from models.streamvoiceanon.config import Config, build_networks
 
 
 @pytest.fixture

@@ -4,12 +4,13 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from tiny_small import TINY_SMALL
 from torch import Tensor
 
 from models.streamvoiceanon import CheckpointError, StreamVoiceAnon
 from models.streamvoiceanon.acoustic_lm import AcousticLM
+from models.streamvoiceanon.config import Config, config_from_values
 from models.streamvoiceanon.content_encoder import (
-    ContentEncoder,
     NearestQuantizer,
     likeliest,
     only,
@@ -17,29 +18,7 @@ from models.streamvoiceanon.content_encoder import (
     with_shares,
     without_pitch,
 )
-from models.streamvoiceanon.model import Config, config_from_values
-from models.streamvoiceanon.shapes import SMALL
-from models.streamvoiceanon.spectral import SpectralConfig
 from models.streamvoiceanon.training.initial import fresh_networks, initialise
-from models.streamvoiceanon.whisper_trunk import WhisperConfig
-
-TINY = replace(
-    SMALL,
-    content_encoder=replace(
-        SMALL.content_encoder,
-        widths=(32,),
-        heads=2,
-        hidden=32,
-        bits=5,
-        whisper=WhisperConfig(width=32, heads=2, hidden=64, layers=1),
-        nearest=4,
-        spread=0.5,
-    ),
-    codec=replace(SMALL.codec, depths=(1, 1), widths=(16, 32), spectral=SpectralConfig(pulses=True, depth=1)),
-    acoustic_lm=replace(
-        SMALL.acoustic_lm, content_codes=32, width=32, heads=2, hidden=32, slow_layers=1, fast_layers=1
-    ),
-)
 
 
 def model_of(config: Config) -> StreamVoiceAnon:
@@ -62,8 +41,8 @@ def test_shares_fall_with_the_squared_distance() -> None:
 
 
 def test_the_likeliest_is_the_code_of_an_encoder_that_hears_one() -> None:
-    several = model_of(TINY)
-    one = model_of(replace(TINY, content_encoder=replace(TINY.content_encoder, nearest=1)))
+    several = model_of(TINY_SMALL)
+    one = model_of(replace(TINY_SMALL, content_encoder=replace(TINY_SMALL.content_encoder, nearest=1)))
     content, codes = several.encode_content(wave(0.5)), one.encode_content(wave(0.5))
     assert content.shape == (13, 4, 2)
     assert torch.equal(likeliest(content), codes)
@@ -74,7 +53,7 @@ def test_the_likeliest_is_the_code_of_an_encoder_that_hears_one() -> None:
 
 
 def test_a_language_model_reads_the_mean_of_what_the_codes_are() -> None:
-    lm = AcousticLM(TINY.acoustic_lm, content_head=True)
+    lm = AcousticLM(TINY_SMALL.acoustic_lm, content_head=True)
     initialise(lm, 0)
     codes = torch.tensor([3 * 32 + 5, 9 * 32 + 5])
     mean = lm.embed_content(with_shares(codes, torch.tensor([0.25, 0.75])))
@@ -93,7 +72,7 @@ def test_a_pitch_is_taken_and_given_back(several: bool) -> None:
 
 
 def test_streams_hear_what_the_whole_hears() -> None:
-    model, said = model_of(TINY), wave(1.5)
+    model, said = model_of(TINY_SMALL), wave(1.5)
     voice = model.make_voice(wave(1.0))
     (whole,) = model.anonymize([said], [voice], [3])
     stream = model.open_stream(voice, 3)
@@ -102,10 +81,8 @@ def test_streams_hear_what_the_whole_hears() -> None:
 
 
 def test_only_a_codebook_has_neighbours() -> None:
-    sizes = asdict(TINY)
-    assert config_from_values(sizes) == TINY
-    encoder: ContentEncoder = fresh_networks(TINY, 0)["content_encoder"]  # type: ignore[assignment]
-    assert encoder.config.nearest == 4
+    sizes = asdict(TINY_SMALL)
+    assert config_from_values(sizes) == TINY_SMALL
     for wrong in (
         {"code_width": 0},
         {"nearest": 33},

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from models.catalogue import AnonymizerSpec, load_anonymizer
 from models.streamvoiceanon import StreamVoiceAnon, Voice, VoiceBank
 from models.streamvoiceanon.checkpoint import WEIGHTS_FILE, load_networks, save_converted
-from models.streamvoiceanon.model import build_networks
+from models.streamvoiceanon.config import build_networks
 from models.streamvoiceanon.shapes import MINI
 from models.streamvoiceanon.spectral import SpectralConfig, SpectralGenerator, overlap_add
 from models.streamvoiceanon.training.initial import fresh_networks

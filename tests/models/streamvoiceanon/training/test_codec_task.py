@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from models.streamvoiceanon.codec import Codec
+from models.streamvoiceanon.config import build_networks
 from models.streamvoiceanon.frontend import FrameConfig
 from models.streamvoiceanon.fsq import FiniteScalarQuantizer
-from models.streamvoiceanon.model import build_networks
 from models.streamvoiceanon.shapes import MINI
 from models.streamvoiceanon.spectral import SpectralConfig
 from models.streamvoiceanon.training.audio import collate_waves

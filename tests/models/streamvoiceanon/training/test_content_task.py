@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from models.streamvoiceanon.config import build_networks
 from models.streamvoiceanon.content_encoder import ContentEncoder
-from models.streamvoiceanon.model import build_networks
 from models.streamvoiceanon.shapes import MINI
 from models.streamvoiceanon.training.audio import collate_waves
 from models.streamvoiceanon.training.content import (

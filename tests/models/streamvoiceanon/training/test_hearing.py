@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_small import TINY_SMALL
 from torch import Tensor
 
 from models.streamvoiceanon.acoustic_lm import AcousticLM
+from models.streamvoiceanon.config import Config
 from models.streamvoiceanon.content_encoder import ContentEncoder, likeliest, only, without_pitch
-from models.streamvoiceanon.model import Config
-from models.streamvoiceanon.shapes import SMALL
 from models.streamvoiceanon.training.hearing import free_hearing, hear, told
 from models.streamvoiceanon.training.initial import fresh_networks
 from models.streamvoiceanon.training.language_model import (
@@ -20,25 +20,8 @@ from models.streamvoiceanon.training.language_model import (
     slow_states,
 )
 from models.streamvoiceanon.training.matching import quantizer_of
-from models.streamvoiceanon.whisper_trunk import WhisperConfig
 
-FRAME = SMALL.frames.samples
-TINY = replace(
-    SMALL,
-    content_encoder=replace(
-        SMALL.content_encoder,
-        widths=(32,),
-        heads=2,
-        hidden=32,
-        bits=5,
-        whisper=WhisperConfig(width=32, heads=2, hidden=64, layers=1),
-        nearest=4,
-        spread=0.5,
-    ),
-    acoustic_lm=replace(
-        SMALL.acoustic_lm, content_codes=32, width=32, heads=2, hidden=32, slow_layers=1, fast_layers=1
-    ),
-)
+FRAME = TINY_SMALL.frames.samples
 
 
 def networks_of(config: Config) -> tuple[AcousticLM, ContentEncoder]:
@@ -64,20 +47,20 @@ def batch_of() -> dict[str, Tensor]:
         "acoustic": torch.randint(0, 256, (2, 8, 14), generator=generator),
         "prompt_lengths": torch.tensor([4, 3]),
         "lengths": torch.tensor([14, 10]),
-        "style": draw(2, TINY.acoustic_lm.style_width),
+        "style": draw(2, TINY_SMALL.acoustic_lm.style_width),
         "timbre": torch.zeros(2, 0, 0),
         "heard": 0.1 * draw(2, 10, FRAME),
     }
 
 
-def task_of(**fields: object) -> LanguageModelTask:
-    lm, encoder = networks_of(TINY)
-    config = LanguageModelTaskConfig(content_weight=0.0, encoder_learns=True, **fields)  # type: ignore[arg-type]
-    return LanguageModelTask(lm, config, encoder=encoder)
+def task_of(**delays: int) -> LanguageModelTask:
+    lm, encoder = networks_of(TINY_SMALL)
+    config = LanguageModelTaskConfig(content_weight=0.0, encoder_learns=True)
+    return LanguageModelTask(lm, replace(config, **delays), encoder=encoder)
 
 
 def test_it_hears_in_training_what_it_hears_in_a_stream() -> None:
-    _, encoder = networks_of(TINY)
+    _, encoder = networks_of(TINY_SMALL)
     samples = 0.1 * draw(2, 6 * FRAME)
     heard = hear(encoder, samples, None)
     content, _ = encoder(samples, encoder.initial_state(2, 6))
@@ -104,7 +87,7 @@ def test_what_follows_the_trunk_learns_and_trunk_and_codebook_stay() -> None:
     assert any(name.startswith("quantizer.residual_bsq.rvqs.0.project_in") for name in moved)
     assert not any(name.startswith(("backbone", "mel")) or "codebook" in name for name in moved)
     assert set(task.export()) == {"acoustic_lm", "content_encoder"}
-    assert task.export()["content_encoder"].keys() == networks_of(TINY)[1].state_dict().keys()
+    assert task.export()["content_encoder"].keys() == networks_of(TINY_SMALL)[1].state_dict().keys()
 
 
 def test_learning_to_hear_brings_what_is_written_nearer() -> None:
@@ -134,7 +117,7 @@ def test_what_is_said_is_heard_and_not_read_from_the_codes() -> None:
 
 
 def test_a_language_model_learns_from_several_codes_that_were_stored() -> None:
-    lm, encoder = networks_of(TINY)
+    lm, encoder = networks_of(TINY_SMALL)
     content = encoder(0.1 * draw(1, 8 * FRAME), encoder.initial_state(1, 8))[0][0]
     items = [
         {
@@ -154,13 +137,9 @@ def test_a_language_model_learns_from_several_codes_that_were_stored() -> None:
 
 
 def test_who_has_no_gradients_to_learn_from_is_refused() -> None:
-    one = replace(TINY, content_encoder=replace(TINY.content_encoder, nearest=1))
+    one = replace(TINY_SMALL, content_encoder=replace(TINY_SMALL.content_encoder, nearest=1))
     lm, encoder = networks_of(one)
     with pytest.raises(ValueError, match="no gradients"):
         free_hearing(encoder)
     with pytest.raises(ValueError, match="none is given"):
         LanguageModelTask(lm, LanguageModelTaskConfig(encoder_learns=True))
-    with pytest.raises(ValueError, match="confused"):
-        LanguageModelTask(
-            lm, LanguageModelTaskConfig(encoder_learns=True, confused=0.1), torch.zeros(32, 8), None, encoder
-        )

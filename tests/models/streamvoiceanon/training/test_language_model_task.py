@@ -15,12 +15,10 @@ from models.streamvoiceanon.training.language_model import (
     LanguageModelTask,
     LanguageModelTaskConfig,
     collate_language_model,
-    confuse,
     corrupt,
     distance,
     language_model,
     slow_states,
-    source_mask,
 )
 from models.streamvoiceanon.training.task import Batch
 
@@ -308,24 +306,3 @@ def test_what_is_predicted_is_not_corrupted(tiny_model: StreamVoiceAnon, tiny_st
     assert rounded(losses) != rounded(plain.losses("lm", batch, generator()))
     sources = [torch.from_numpy(item["source_acoustic"]).T for item in items]
     assert torch.equal(seen[0], torch.cat(sources))
-
-
-def test_confused_codes_are_neighbours_of_the_source_alone_and_keep_their_pitch(items: list[Item]) -> None:
-    pitches, codes = 4, 32
-    batch = collate_language_model(items)
-    batch["content"] = torch.randint(0, codes * pitches, batch["content"].shape, generator=generator())
-    neighbours = torch.stack([(torch.arange(codes) + 1) % codes, (torch.arange(codes) - 1) % codes], dim=1)
-    read = confuse(batch, 0.5, neighbours, pitches, generator())
-    changed = read["content"] != batch["content"]
-    assert not (changed & ~source_mask(batch)).any()
-    assert 0.3 < changed[source_mask(batch)].float().mean() < 0.7
-    assert torch.equal(read["content"] % pitches, batch["content"] % pitches)
-    steps = (read["content"] // pitches - batch["content"] // pitches)[changed] % codes
-    assert set(steps.tolist()) == {1, codes - 1}
-    assert all(torch.equal(read[name], batch[name]) for name in batch if name != "content")
-
-
-def test_codes_without_neighbours_cannot_be_confused(tiny_model: StreamVoiceAnon, tiny_states: Any) -> None:
-    lm = language_model(tiny_model.config.acoustic_lm, tiny_states["acoustic_lm"])
-    with pytest.raises(ValueError, match="none are given"):
-        LanguageModelTask(lm, LanguageModelTaskConfig(confused=0.1))

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_small import TINY_SMALL
 from torch import Tensor
 
 from models.streamvoiceanon.acoustic_lm import AcousticLM
 from models.streamvoiceanon.codec import Codec
+from models.streamvoiceanon.config import Config
 from models.streamvoiceanon.content_encoder import ContentEncoder
-from models.streamvoiceanon.model import Config
-from models.streamvoiceanon.shapes import SMALL
 from models.streamvoiceanon.spectral import SpectralConfig
 from models.streamvoiceanon.training.codec import CodecTask, CodecTaskConfig
 from models.streamvoiceanon.training.initial import fresh_networks
@@ -20,26 +20,10 @@ from models.streamvoiceanon.training.language_model import (
     draw_stretches,
 )
 from models.streamvoiceanon.training.listening import Listener, Loudspeaker
-from models.streamvoiceanon.whisper_trunk import WhisperConfig
 
-FRAME = SMALL.frames.samples
-TINY = replace(
-    SMALL,
-    content_encoder=replace(
-        SMALL.content_encoder,
-        widths=(32,),
-        heads=2,
-        hidden=32,
-        bits=5,
-        whisper=WhisperConfig(width=32, heads=2, hidden=64, layers=1),
-    ),
-    codec=replace(SMALL.codec, depths=(1, 1), widths=(16, 32), spectral=SpectralConfig(pulses=True, depth=1)),
-    acoustic_lm=replace(
-        SMALL.acoustic_lm, content_codes=32, width=32, heads=2, hidden=32, slow_layers=1, fast_layers=1
-    ),
-)
-UNPITCHED = replace(TINY, codec=replace(TINY.codec, spectral=SpectralConfig(depth=1)))
-CHOOSING = replace(TINY, acoustic_lm=replace(TINY.acoustic_lm, averaged=False))
+FRAME = TINY_SMALL.frames.samples
+UNPITCHED = replace(TINY_SMALL, codec=replace(TINY_SMALL.codec, spectral=SpectralConfig(depth=1)))
+CHOOSING = replace(TINY_SMALL, acoustic_lm=replace(TINY_SMALL.acoustic_lm, averaged=False))
 
 
 class Networks:
@@ -55,7 +39,7 @@ class Networks:
         self.loudspeaker = Loudspeaker(codec, self.listener, config.frames)
 
 
-@pytest.fixture(params=[TINY, UNPITCHED, CHOOSING], ids=["pulses", "no pulses", "codes"])
+@pytest.fixture(params=[TINY_SMALL, UNPITCHED, CHOOSING], ids=["pulses", "no pulses", "codes"])
 def networks(request: pytest.FixtureRequest) -> Networks:
     return Networks(request.param)
 
@@ -70,7 +54,7 @@ def codes_like(networks: Networks, *shape: int, seed: int = 0) -> Tensor:
 
 
 def test_a_listener_hears_no_difference_between_a_wave_and_itself() -> None:
-    listener = Networks(TINY).listener
+    listener = Networks(TINY_SMALL).listener
     wave, other = 0.1 * draw(2, 6 * FRAME), 0.1 * draw(2, 6 * FRAME, seed=1)
     assert float(listener.distance(wave, wave)) == 0.0
     nearer = listener.distance(wave + 0.01 * other, wave)
@@ -78,7 +62,7 @@ def test_a_listener_hears_no_difference_between_a_wave_and_itself() -> None:
 
 
 def test_who_made_a_wave_learns_and_who_listens_does_not() -> None:
-    networks = Networks(TINY)
+    networks = Networks(TINY_SMALL)
     made = (0.1 * draw(1, 6 * FRAME)).requires_grad_(True)
     networks.listener.distance(made, 0.1 * draw(1, 6 * FRAME, seed=1)).backward()
     assert made.grad is not None
@@ -172,7 +156,7 @@ def test_a_decoder_learns_to_speak_what_is_written(networks: Networks) -> None:
 
 def test_recordings_are_heard_where_their_codes_are() -> None:
     """A drawn stretch is compared with what was recorded there: both are numbered by their place in the source."""
-    networks = Networks(TINY)
+    networks = Networks(TINY_SMALL)
     config = LanguageModelTaskConfig(
         0.0, smallest_delay=2, largest_delay=2, listening_weight=1.0, listening_frames=4, decoder_learns=True
     )
@@ -210,7 +194,7 @@ def test_the_first_frames_are_not_compared_with_a_recording(networks: Networks) 
 
 
 def test_the_first_codebook_may_count_more() -> None:
-    networks = Networks(TINY)
+    networks = Networks(TINY_SMALL)
     once, twice = (
         LanguageModelTask(networks.lm, LanguageModelTaskConfig(0.0, first_codebook_weight=weight)).validate(
             batch_of(networks)

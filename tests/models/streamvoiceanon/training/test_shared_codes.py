@@ -6,7 +6,7 @@ import torch
 from models.streamvoiceanon.acoustic_lm import AcousticLM, AcousticLMConfig
 from models.streamvoiceanon.fsq import FiniteScalarQuantizer
 from models.streamvoiceanon.training.initial import initialise
-from models.streamvoiceanon.training.shared_codes import digits_of, nearest_codes, plain_state, share_codes
+from models.streamvoiceanon.training.shared_codes import digits_of, plain_state, share_codes
 
 LEVELS = (4, 2)
 CONFIG = AcousticLMConfig(
@@ -87,8 +87,3 @@ def test_an_exported_table_computes_what_the_training_computed() -> None:
 def test_another_count_of_codes_is_refused() -> None:
     with pytest.raises(ValueError, match="a table of 16 codes, where there should be 8"):
         share_codes(lm_of(0), 3, LEVELS, seed=0)
-
-
-def test_the_neighbours_of_a_code_are_the_nearest_others() -> None:
-    codebook = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
-    assert nearest_codes(codebook, 2).tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]

@@ -1,0 +1,131 @@
+"""The sizes of the five networks, how a checkpoint writes them, and the networks of these sizes."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from models.streamvoiceanon import checkpoint
+from models.streamvoiceanon.acoustic_lm import AcousticLM, AcousticLMConfig
+from models.streamvoiceanon.codec import Codec, CodecConfig
+from models.streamvoiceanon.content_encoder import ContentEncoder, ContentEncoderConfig
+from models.streamvoiceanon.frontend import FrameConfig
+from models.streamvoiceanon.spectral import SpectralConfig
+from models.streamvoiceanon.style_encoder import StyleEncoder
+from models.streamvoiceanon.timbre_encoder import TimbreEncoder
+from models.streamvoiceanon.whisper_trunk import WhisperConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of the five networks; the defaults are the published ones.
+
+    `speaker` says what a voice's style is: "encoders" are the two published networks, "statistics" the mean and
+    deviation of the content encoder's log-mel bands (`style_encoder.band_statistics`), without weights, without timbre.
+    What is spoken follows the loudness of what is heard by `loudness` decibels at most; 0: it does not.
+    """
+
+    content_encoder: ContentEncoderConfig = field(default_factory=ContentEncoderConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    acoustic_lm: AcousticLMConfig = field(default_factory=AcousticLMConfig)
+    style_layers: tuple[int, ...] = (12, 24, 16)
+    timbre_channels: int = 512
+    timbre_latents: int = 32
+    timbre_heads: int = 8
+    frames: FrameConfig = field(default_factory=FrameConfig)
+    speaker: Literal["encoders", "statistics"] = "encoders"
+    loudness: float = 0.0
+
+
+def build_networks(config: Config, content_head: bool = False) -> dict[str, nn.Module]:
+    """Return the networks by name, without memory for their weights (on the meta device): they are loaded into."""
+    lm = config.acoustic_lm
+    with torch.device("meta"):
+        networks: dict[str, nn.Module] = {
+            "acoustic_lm": AcousticLM(lm, content_head),
+            "content_encoder": ContentEncoder(config.content_encoder, config.frames),
+            "codec": Codec(config.codec, config.frames),
+        }
+        if config.speaker == "encoders":
+            networks["style_encoder"] = StyleEncoder(lm.style_width, config.style_layers)
+            networks["timbre_encoder"] = TimbreEncoder(
+                config.timbre_channels, lm.timbre_width, config.timbre_latents, config.timbre_heads
+            )
+    return networks
+
+
+def read_states(folder: Path) -> tuple[dict[str, checkpoint.StateDict], Config]:
+    """Read a checkpoint, the five published files or a converted one: state dicts by network, and sizes.
+
+    Raises CheckpointError.
+    """
+    if not checkpoint.is_converted(folder):
+        return checkpoint.read_published(folder), Config()
+    states, values = checkpoint.read_converted(folder)
+    return states, config_from_values(values)
+
+
+def config_from_values(values: Mapping[str, Any]) -> Config:
+    """Read the configuration of a converted checkpoint."""
+    parts = {
+        "content_encoder": ContentEncoderConfig,
+        "codec": CodecConfig,
+        "spectral": SpectralConfig,
+        "whisper": WhisperConfig,
+        "acoustic_lm": AcousticLMConfig,
+        "frames": FrameConfig,
+    }
+
+    def read(kind: type, fields: Mapping[str, Any]) -> Any:
+        return kind(**{name: value(name, found) for name, found in fields.items()})
+
+    def value(name: str, found: Any) -> Any:
+        if name in parts and found is not None:
+            return read(parts[name], found)
+        return tuple(found) if isinstance(found, list) else found
+
+    try:
+        config: Config = read(Config, values)
+    except (TypeError, AttributeError) as error:
+        raise checkpoint.CheckpointError(f"the configuration does not fit this version: {error}") from None
+    encoder, lm = config.content_encoder, config.acoustic_lm
+    if (2**encoder.bits, encoder.pitch_codes) != (lm.content_codes, lm.pitch_codes):
+        raise checkpoint.CheckpointError(
+            f"the content encoder has {2**encoder.bits} codes and {encoder.pitch_codes} of pitch, the language model "
+            f"{lm.content_codes} and {lm.pitch_codes}: they must be the same"
+        )
+    if not (isinstance(config.loudness, int | float) and 0.0 <= config.loudness < math.inf):
+        raise checkpoint.CheckpointError(f"loudness is decibels from 0 on, not {config.loudness!r}")
+    if encoder.nearest != 1 and not (
+        isinstance(encoder.nearest, int)
+        and isinstance(encoder.spread, int | float)
+        and encoder.code_width
+        and 1 < encoder.nearest <= 2**encoder.bits
+        and 0.0 < encoder.spread < math.inf
+    ):
+        raise checkpoint.CheckpointError(
+            f"the content encoder hears the {encoder.nearest} nearest codes: that takes a codebook that has as many, "
+            "and a spread above 0"
+        )
+    if lm.averaged and lm.acoustic_codes != math.prod(config.codec.levels):
+        raise checkpoint.CheckpointError(
+            f"the codec has {math.prod(config.codec.levels)} codes, the language model {lm.acoustic_codes}: codes that "
+            "are averaged must be the same"
+        )
+    return config
+
+
+def convert(source: str | Path, target: Path, config: Config | None = None) -> None:
+    """Write a published checkpoint as one safetensors file and one JSON configuration in the folder `target`.
+
+    Raises CheckpointError where the source is not what the networks need.
+    """
+    folder = checkpoint.resolve(source)
+    config = config or Config()
+    networks = build_networks(config)
+    checkpoint.load_networks(networks, checkpoint.read_published(folder))
+    checkpoint.save_converted(target, networks, config, checkpoint.published_digests(folder))
