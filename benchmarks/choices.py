@@ -7,10 +7,10 @@ nobody will report results on. Each setting speaks all of it, every utterance in
 `temperature` and `top_p` of the draws, `alpha` of the voices, `prompt` in seconds of each voice's prompt that is read.
 Words are counted against the text, or against what Whisper hears in the original; `vs first` is what they are above
 those of the first setting, of the same utterances in the same draws (`--draws`) of voices: what the draw makes of words
-is more than most settings make of them. Voices are compared by GE2E, enrolled in one run and tried in the first draw,
-which has other voices (lazy-informed), and, where `--others` has speech of other people, by a back-end that is trained
-on what each setting makes of theirs (semi-informed). Emotion is the recall that is left of the original's, where it is
-labelled, in all draws.
+is more than most settings make of them. Voices are compared by GE2E, enrolled in one run and tried in the draws, which
+have other voices (lazy-informed), and, where `--others` has speech of other people, by a back-end that is trained on
+what each setting makes of theirs (semi-informed), in several splits of what people said into known and tried. Emotion
+is the recall that is left of the original's, where it is labelled, in all draws.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from metrics.estimate import Estimate
 from metrics.intervals import ratio_estimate
 from metrics.recognition import count_errors
 from metrics.signal import mean_estimate, pitch_correlation
-from metrics.trials import cosine_trials, split_enrolment_trial
+from metrics.trials import Trials, cosine_trials, split_enrolment_trial
 from metrics.verification import evaluate_verification
 from models import registry, speaker
 from models.attackers import SpeakerBackend, train_backend
@@ -44,6 +44,7 @@ from models.streamvoiceanon.voices import Voice
 from models.whisper import Whisper, frame_statistics
 
 RATE = 16_000  # hertz, the auditors'
+SPLITS = 8  # of each person's recordings: a split makes as much of an EER as most settings do
 NUMBERS = {"delay": int, "temperature": float, "top_p": float, "alpha": float, "prompt": float}
 
 Waves = list[NDArray[np.float32]]
@@ -86,7 +87,7 @@ class Ears:
         return self.whisper.transcribe(encodings), emotions
 
     def measure(self, enrolment: Waves, draws: list[Waves], attacker: SpeakerBackend | None) -> dict[str, Estimate]:
-        """Return the figures of the speech as it came out of several draws of voices, voices compared in the first.
+        """Return the figures of the speech as it came out of several draws of voices.
 
         `enrolment` is the same speech in other voices.
         """
@@ -102,16 +103,11 @@ class Ears:
         figures["DNSMOS"] = mean_estimate(score["overall"], speakers, 0)
         pitches = [pitch_correlation(a, fundamental_frequency(b)) for a, b in zip(pitch, waves, strict=True)]
         figures["pitch"] = mean_estimate(pitches, speakers, 0)
-        speakers = self.speech.speakers
-        split, by = split_enrolment_trial(self.speech.ids, speakers, 0), np.array(speakers)
-        theirs, ours = self.encoder.embed(enrolment), self.encoder.embed(draws[0])
-        enrolled, tried = theirs[split.enrolment], ours[split.trial]
-        pairs = {"EER": (enrolled, tried)}
+        theirs, ours = self.encoder.embed(enrolment), [self.encoder.embed(draw) for draw in draws]
+        figures["EER"] = self.recognise(theirs, ours)
         if attacker is not None:
-            pairs["EER, trained"] = attacker.project(enrolled), attacker.project(tried)
-        for name, (known, unknown) in pairs.items():
-            trials = cosine_trials(known, by[split.enrolment], unknown, by[split.trial])
-            figures[name] = evaluate_verification(trials, 0)["eer"]
+            figures["EER, trained"] = self.recognise(attacker.project(theirs), [attacker.project(own) for own in ours])
+        speakers = self.speech.speakers
         labelled = [row for row, emotion in enumerate(self.speech.emotions) if emotion is not None]
         if labelled:
             every = [row + draw * len(speakers) for draw in range(len(draws)) for row in labelled]
@@ -119,6 +115,17 @@ class Ears:
             truth, before, after, who = ([str(column[row]) for row in every] for column in columns)
             figures["UAR kept"] = recall_retained(truth, before, after, CLASSES, who, 0)
         return figures
+
+    def recognise(self, enrolment: NDArray, draws: list[NDArray]) -> Estimate:
+        """Return the EER of embeddings [utterances, width] of one run, tried in several draws, of SPLITS splits."""
+        by, every = np.array(self.speech.speakers), []
+        for seed in range(SPLITS):
+            split = split_enrolment_trial(self.speech.ids, self.speech.speakers, seed)
+            known, known_by, tried_by = enrolment[split.enrolment], by[split.enrolment], by[split.trial]
+            every += [cosine_trials(known, known_by, tried[split.trial], tried_by) for tried in draws]
+        columns = ("scores", "enrolment_speaker", "trial_speaker")
+        pooled = Trials(*(np.concatenate([getattr(trials, column) for trials in every]) for column in columns))
+        return evaluate_verification(pooled, 0)["eer"]
 
     def train_attacker(self, others: Speech, waves: Waves) -> SpeakerBackend:
         """Return an attacker who knows who speaks in `waves`, the anonymized speech of others."""

@@ -68,3 +68,14 @@ def test_who_is_attacked_trains_nobody_and_one_person_is_too_few(
     monkeypatch.setattr("sys.argv", asked)
     with pytest.raises(SystemExit, match=said):
         choices.main()
+
+
+def test_people_are_recognised_by_what_all_draws_keep_of_them() -> None:
+    random, names = np.random.default_rng(0), [f"s{number // 4}" for number in range(40)]
+    who = np.repeat(np.eye(10), 4, axis=0)
+    ears: Any = object.__new__(Ears)
+    ears.speech = speech(names)
+    assert ears.recognise(who, [who, who]).value == 0.0
+    told = ears.recognise(who, [who, random.standard_normal((40, 10))])
+    assert 0.1 < told.value < 0.4, "half of the draws tell nothing"
+    assert ears.recognise(who, [random.standard_normal((40, 10)) for _ in range(4)]).value > 0.35
