@@ -103,8 +103,8 @@ class PretrainJob(BaseModel):
     )
     blend: Share | dict[Blended, Share] = Field(
         1.0,
-        description="Share of the trained weights in those of the model folder, of all networks or by name of each; the "
-        "rest are `start`'s.",
+        description="Share of the trained weights in those of the model folder, of all networks or by name; the rest "
+        "are `start`'s.",
     )
     prompt_seconds: float = Field(4.0, gt=0, le=LONGEST_SECONDS, description="lm: prompts are cropped to this.")
     heard: DirectoryPath | None = Field(
