@@ -184,7 +184,9 @@ class PretrainJob(BaseModel):
 
     def share_of(self, network: str) -> float:
         """Return the share of the trained weights of a network in what its model folder gets."""
-        return dict[str, float](self.blend).get(network, 1.0) if isinstance(self.blend, dict) else self.blend
+        if isinstance(self.blend, float):
+            return self.blend
+        return next((share for name, share in self.blend.items() if name == network), 1.0)
 
     @property
     def codes_of_start(self) -> bool:
