@@ -13,7 +13,7 @@ from models.streamvoiceanon.content_encoder import ContentEncoder, only, with_pi
 from models.streamvoiceanon.training.matching import quantizer_of
 from models.streamvoiceanon.whisper_trunk import RING
 
-STRETCH = 25  # frames, a second: an alignment is off by one of them here and there, and not by more
+STRETCH = 8  # frames, some phonemes: an alignment is off by a frame here and there
 TINY = 1e-9
 
 
@@ -63,7 +63,7 @@ def unlikeness(heard: Tensor, voice: Tensor, lengths: Tensor, codes: int) -> Ten
     """How unlike two recordings of the same words are: squared Hellinger distance, from 0 to 1, over stretches.
 
     `heard` and `voice` are content without pitch, [B, T, nearest, 2], of so many `codes`, of which the first `lengths`
-    [B] frames count. Compared is how often each code is heard in a second, whenever in it that is: who speaks
+    [B] frames count. What is compared is how often each code is heard in a stretch, wherever in it: who speaks
     otherwise uses other codes all the time. `voice` is what `heard` is to become like, and has no gradients.
     """
     frequencies = frequencies_of(heard, lengths, codes)
