@@ -278,7 +278,6 @@ def build_stage(stage: Stage, job: PretrainJob) -> "tuple[Task, Feed]":
             listening_weight=job.listening_weight,
             decoder_learns=job.decoder_learns,
             encoder_learns=job.encoder_learns,
-            likeness_weight=job.likeness_weight,
             first_codebook_weight=job.first_codebook_weight,
             seed=settings.seed,
         )
@@ -360,9 +359,9 @@ def put_into_model(stage: Stage, job: PretrainJob, training: str) -> list[str]:
     task, _ = build_stage(stage, job)
     load_best(job.folder(stage) / "training", {name: task.players[name] for name in task.exported})
     trained = task.export()
-    if job.blend != 1.0 and job.start is not None:
+    if job.blend < 1.0 and job.start is not None:
         former = read_start(job.start, job.sizes()).states
-        trained = {name: blended(former[name], state, job.share_of(name)) for name, state in trained.items()}
+        trained = {name: blended(former[name], state, job.blend) for name, state in trained.items()}
     partial = job.model.with_name(f".{job.model.name}-{uuid.uuid4().hex}")
     write_model(partial, base, trained, base.sources | dict.fromkeys(trained, training))
     if job.model.exists():

@@ -1,7 +1,7 @@
 """The configuration of a training from random weights: one pydantic model for the three networks."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, DirectoryPath, Field, model_validator
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 Stage = Literal["content", "codec", "lm"]
 NETWORKS: dict[Stage, str] = {"content": "content_encoder", "codec": "codec", "lm": "acoustic_lm"}
-Blended = Literal["content_encoder", "codec", "acoustic_lm"]
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class PretrainJob(BaseModel):
@@ -92,19 +90,14 @@ class PretrainJob(BaseModel):
         description="lm: what follows the content encoder's trunk learns beside it to tell it what is said, by the "
         "recordings in `heard`, where there are; the shape has to hear several codes at once.",
     )
-    likeness_weight: float = Field(
-        0.0,
-        ge=0,
-        description="lm: how much it counts, where the encoder learns, that it hears the same codes about as often of "
-        "whom it hears as of the voice that says the same; 0 does not ask.",
-    )
     first_codebook_weight: float = Field(
         1.0, gt=0, description="lm: how much the first codebook counts beside the others, which may be the pitch."
     )
-    blend: Share | dict[Blended, Share] = Field(
+    blend: float = Field(
         1.0,
-        description="Share of the trained weights in those of the model folder, of all networks or by name; the rest "
-        "are `start`'s.",
+        gt=0,
+        le=1,
+        description="Share of the trained weights in those of the model folder; the rest are `start`'s.",
     )
     prompt_seconds: float = Field(4.0, gt=0, le=LONGEST_SECONDS, description="lm: prompts are cropped to this.")
     heard: DirectoryPath | None = Field(
@@ -154,7 +147,7 @@ class PretrainJob(BaseModel):
 
     @model_validator(mode="after")
     def blends_with_somebody(self) -> Self:
-        if self.blend != 1.0 and self.start is None:
+        if self.blend < 1.0 and self.start is None:
             raise ValueError(
                 "blend without start would blend with random weights: name the model whose weights they are"
             )
@@ -178,15 +171,7 @@ class PretrainJob(BaseModel):
             )
         if self.encoder_learns and self.draws > 1:
             raise ValueError("encoder_learns: what is heard is drawn anew each time, so leave draws out")
-        if self.likeness_weight and not self.encoder_learns:
-            raise ValueError("likeness_weight: of what an encoder hears that learns, so it needs encoder_learns")
         return self
-
-    def share_of(self, network: str) -> float:
-        """Return the share of the trained weights of a network in what its model folder gets."""
-        if isinstance(self.blend, float):
-            return self.blend
-        return next((share for name, share in self.blend.items() if name == network), 1.0)
 
     @property
     def codes_of_start(self) -> bool:

@@ -2,8 +2,7 @@
 
 Where content is several codes and their shares, it has gradients: what follows the encoder's trunk learns from what the
 language model makes of it, of people who say what synthetic voices say. Trunk and codebook stay. Whom it hears cannot
-help it, as somebody else has to speak, and yet nothing keeps it from telling: so it is asked how unlike what is heard
-of a person is to what is heard of the voice that says the same (`unlikeness`).
+help it, as somebody else has to speak.
 """
 
 import torch
@@ -12,9 +11,6 @@ from torch import Tensor
 from models.streamvoiceanon.content_encoder import ContentEncoder, only, with_pitch
 from models.streamvoiceanon.training.matching import quantizer_of
 from models.streamvoiceanon.whisper_trunk import RING
-
-STRETCH = 8  # frames, some phonemes: an alignment is off by a frame here and there
-TINY = 1e-9
 
 
 def free_hearing(encoder: ContentEncoder) -> None:
@@ -57,32 +53,3 @@ def told(content: Tensor, heard: Tensor, source: Tensor, pitch_codes: int) -> Te
     return only(content, heard.shape[2]).index_put(
         (source,), with_pitch(heard[within], content[source] % pitches, pitches)
     )
-
-
-def unlikeness(heard: Tensor, voice: Tensor, lengths: Tensor, codes: int) -> Tensor:
-    """How unlike two recordings of the same words are: squared Hellinger distance, from 0 to 1, over stretches.
-
-    `heard` and `voice` are content without pitch, [B, T, nearest, 2], of so many `codes`, of which the first `lengths`
-    [B] frames count. What is compared is how often each code is heard in a stretch, wherever in it: who speaks
-    otherwise uses other codes all the time. `voice` is what `heard` is to become like, and has no gradients.
-    """
-    frequencies = frequencies_of(heard, lengths, codes)
-    wanted = frequencies_of(voice.detach(), lengths, codes)
-    weights = wanted.sum(-1)  # of frames; the last stretch may be a part of one
-    both = frequencies * wanted
-    shared = both > TINY  # where a root has a slope that can be followed
-    likeness = (torch.where(shared, both, 1.0).sqrt() * shared).sum(-1) / weights.clamp(min=1.0)
-    return 1.0 - (likeness * weights).sum() / weights.sum()
-
-
-def frequencies_of(content: Tensor, lengths: Tensor, codes: int) -> Tensor:
-    """Count how often each code is heard, by its shares, in each stretch: [B, stretches, codes]."""
-    count, frames = content.shape[:2]
-    place = torch.arange(frames, device=content.device)
-    stretches = -(-frames // STRETCH)
-    within = (place < lengths.unsqueeze(1)).unsqueeze(2)
-    row = torch.arange(count, device=content.device).unsqueeze(1) * stretches + place // STRETCH
-    index = row.unsqueeze(2) * codes + content[..., 0].long()
-    shares = (content[..., 1] * within).flatten()
-    counts = shares.new_zeros(count * stretches * codes).scatter_add(0, index.flatten(), shares)
-    return counts.view(count, stretches, codes)

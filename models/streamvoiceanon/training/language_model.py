@@ -25,10 +25,9 @@ from models.streamvoiceanon.checkpoint import CheckpointError, load_networks
 from models.streamvoiceanon.codec import Codec
 from models.streamvoiceanon.content_encoder import ContentEncoder, likeliest, only
 from models.streamvoiceanon.generation import check_delay
-from models.streamvoiceanon.training.hearing import free_hearing, hear, told, unlikeness
+from models.streamvoiceanon.training.hearing import free_hearing, hear, told
 from models.streamvoiceanon.training.initial import initialise
 from models.streamvoiceanon.training.listening import Loudspeaker
-from models.streamvoiceanon.training.matching import quantizer_of
 from models.streamvoiceanon.training.shared_codes import plain_state
 from models.streamvoiceanon.training.speaking import freeze_codes
 from models.streamvoiceanon.training.standardiser import Standardiser
@@ -49,9 +48,8 @@ class LanguageModelTaskConfig:
     `listening_weight` is that of how what it writes sounds, in `listening_frames` of each source at most; it needs
     the task's `loudspeaker`, whose decoder learns too with `decoder_learns`, from recordings. With `encoder_learns`
     the content of each source is what the task's `encoder` hears in the batch's recordings, and what follows its
-    trunk learns as well (`hearing`); `likeness_weight` is that of how unlike it is to what is heard of `samples`, the
-    recordings of the voices that say the same. `first_codebook_weight` is that of the first codebook's cross-entropy
-    beside the others'. `seed` draws the head's first weights.
+    trunk learns as well (`hearing`). `first_codebook_weight` is that of the first codebook's cross-entropy beside
+    the others'. `seed` draws the head's first weights.
     """
 
     content_weight: float = 1.0
@@ -66,7 +64,6 @@ class LanguageModelTaskConfig:
     listening_frames: int = 40
     decoder_learns: bool = False
     encoder_learns: bool = False
-    likeness_weight: float = 0.0
     first_codebook_weight: float = 1.0
     seed: int = 0
 
@@ -123,8 +120,6 @@ class LanguageModelTask:
             raise ValueError("a decoder learns by what is heard of it, and nobody listens")
         if self.config.encoder_learns and encoder is None:
             raise ValueError("an encoder learns beside the language model, and none is given")
-        if self.config.likeness_weight and not self.config.encoder_learns:
-            raise ValueError("an encoder learns to hear all alike, and none learns")
         self._loudspeaker = loudspeaker
         check_delay(self.config.smallest_delay)
         check_delay(self.config.largest_delay)
@@ -140,8 +135,8 @@ class LanguageModelTask:
         self.players: dict[str, nn.Module] = {"lm": self._player}
 
     def losses(self, player: str, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """ "total", "acoustic", "accuracy", and "content", "unlikeness", the loudspeaker's and "emotion" where they
-        have a weight, at a drawn delay. In "acoustic" all codebooks count the same, whatever they do in "total".
+        """ "total", "acoustic", "accuracy", and "content", the loudspeaker's and "emotion" where they have a weight, at
+        a drawn delay. In "acoustic" all codebooks count the same, whatever they do in "total".
         """
         first, last = self.config.smallest_delay, self.config.largest_delay
         delay = int(torch.randint(first, last + 1, (), generator=generator))
@@ -170,14 +165,8 @@ class LanguageModelTask:
     ) -> dict[str, Tensor]:
         lm, encoder = self._player.lm, self._player.encoder
         source = source_mask(batch)
-        unlike = None
         if encoder is not None:
             heard = hear(encoder, batch["heard"].flatten(1), generator)
-            if self.config.likeness_weight:
-                with torch.no_grad():
-                    voice = hear(encoder, batch["samples"].flatten(1), generator)
-                codes_heard = len(quantizer_of(encoder).codebook.weight)
-                unlike = unlikeness(heard, voice, source.sum(1), codes_heard)
             past = {**past, "content": told(past["content"], heard, source, lm.config.pitch_codes)}
         at_content, at_acoustic = slow_states(lm, past, delay)
         frames = source.shape[1]
@@ -191,9 +180,6 @@ class LanguageModelTask:
         if self.config.content_weight:
             figures["content"] = self._content_loss(at_content[:, :frames], likeliest(batch["content"]), source)
             total = total + self.config.content_weight * figures["content"]
-        if unlike is not None:
-            figures["unlikeness"] = unlike
-            total = total + self.config.likeness_weight * unlike
         if self.config.listening_weight and self._loudspeaker is not None:
             places = draw_stretches(batch, self.config.listening_frames, generator)
             stretches = (x.gather(1, places.unsqueeze(2).expand(-1, -1, x.shape[2])) for x in (writing, wanted))

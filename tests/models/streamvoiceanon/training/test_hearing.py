@@ -10,7 +10,7 @@ from torch import Tensor
 from models.streamvoiceanon.acoustic_lm import AcousticLM
 from models.streamvoiceanon.config import Config
 from models.streamvoiceanon.content_encoder import ContentEncoder, likeliest, only, without_pitch
-from models.streamvoiceanon.training.hearing import STRETCH, free_hearing, hear, told, unlikeness
+from models.streamvoiceanon.training.hearing import free_hearing, hear, told
 from models.streamvoiceanon.training.initial import fresh_networks
 from models.streamvoiceanon.training.language_model import (
     LanguageModelTask,
@@ -116,39 +116,6 @@ def test_what_is_said_is_heard_and_not_read_from_the_codes() -> None:
     assert not torch.equal(task.validate(batch | {"heard": batch["heard"].flip(1)})["acoustic"], same)
 
 
-def test_unlike_is_who_uses_other_codes_and_not_who_says_them_a_frame_later() -> None:
-    words = torch.arange(STRETCH).repeat(1, 2)
-    mine, lengths = only(words, 4), torch.tensor([2 * STRETCH])
-    assert float(unlikeness(mine, mine, lengths, 64)) == pytest.approx(0.0, abs=1e-6)
-    assert float(unlikeness(mine, only(words.roll(1), 4), lengths, 64)) == pytest.approx(0.0, abs=1e-6)
-    others = torch.where(torch.arange(2 * STRETCH) % STRETCH < 4, words + 32, words)
-    assert float(unlikeness(mine, only(others, 4), lengths, 64)) == pytest.approx(4 / STRETCH, abs=1e-3)
-    swapped = torch.cat([words[:, :STRETCH], words[:, :STRETCH] + 32], 1)  # the same codes in all, in other seconds
-    assert float(unlikeness(only(swapped, 4), only(swapped.roll(STRETCH, 1), 4), lengths, 64)) > 0.99
-
-
-def test_padding_is_not_unlike() -> None:
-    words, lengths = torch.arange(40).unsqueeze(0), torch.tensor([30])
-    padded = torch.where(torch.arange(40) < 30, words, 60)
-    assert float(unlikeness(only(words, 4), only(padded, 4), lengths, 64)) == pytest.approx(0.0, abs=1e-6)
-
-
-def test_it_learns_to_hear_a_person_as_the_voice_that_says_the_same() -> None:
-    lm, encoder = networks_of(TINY_SMALL)
-    config = LanguageModelTaskConfig(content_weight=0.0, encoder_learns=True, likeness_weight=100.0)
-    task = LanguageModelTask(lm, config, encoder=encoder)
-    task.players["lm"].lm.requires_grad_(False)
-    batch = batch_of() | {"samples": 0.1 * draw(2, 10, FRAME, seed=5)}
-    before = float(task.validate(batch)["unlikeness"])
-    learners = [value for value in task.players["lm"].parameters() if value.requires_grad]
-    optimizer, draws = torch.optim.AdamW(learners, lr=5e-3), torch.Generator().manual_seed(0)
-    for _ in range(30):
-        optimizer.zero_grad()
-        task.losses("lm", batch, draws)["total"].backward()
-        optimizer.step()
-    assert float(task.validate(batch)["unlikeness"]) < before / 2
-
-
 def test_a_language_model_learns_from_several_codes_that_were_stored() -> None:
     lm, encoder = networks_of(TINY_SMALL)
     content = encoder(0.1 * draw(1, 8 * FRAME), encoder.initial_state(1, 8))[0][0]
@@ -176,5 +143,3 @@ def test_who_has_no_gradients_to_learn_from_is_refused() -> None:
         free_hearing(encoder)
     with pytest.raises(ValueError, match="none is given"):
         LanguageModelTask(lm, LanguageModelTaskConfig(encoder_learns=True))
-    with pytest.raises(ValueError, match="none learns"):
-        LanguageModelTask(lm, LanguageModelTaskConfig(likeness_weight=1.0))
