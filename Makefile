@@ -22,6 +22,7 @@ $(STAMP): pyproject.toml constraints.txt deploy/webrtcvad/pyproject.toml
 	@echo "Setting up $(VENV): about 4 minutes and 6 GB the first time."
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade "pip>=25"
+	PYTHONWARNINGS="ignore:Editable installation" \
 	$(VENV)/bin/python -m pip install --quiet --progress-bar on --constraint constraints.txt --editable ".[dev]" ./deploy/webrtcvad
 	touch $@
 
