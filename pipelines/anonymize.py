@@ -126,22 +126,29 @@ def anonymizer_used(job: Job) -> AnonymizerUsed:
     return AnonymizerUsed(name=job.anonymizer, config=config, digest=hashlib.sha256(described.encode()).hexdigest())
 
 
-def check_weights(spec: AnonymizerSpec) -> None:
-    """Raise ValueError or OSError where a model does not fit its networks, or a voice bank the model.
+def check_weights(spec: AnonymizerSpec) -> dict[str, str]:
+    """Return how the anonymizer hears, its `context`, and the digest of the recogniser that it takes, if any.
+
+    Raises ValueError or OSError where a model does not fit its networks, a voice bank the model, or the context.
 
     The weights are mapped and not read, so that it takes a second, and no worker finds out later. Raises as
     `AnonymizerSpec.weights`.
     """
+    from models import registry
     from models.streamvoiceanon import VoiceBank
     from models.streamvoiceanon.checkpoint import load_networks, resolve
     from models.streamvoiceanon.config import build_networks, read_states
-    from models.streamvoiceanon.model import check_voice
+    from models.streamvoiceanon.model import check_voice, context_used
 
     model, voices = spec.weights()
     states, config = read_states(resolve(model))
     load_networks(build_networks(config), states)
     for voice in VoiceBank.load(voices).voices:
         check_voice(voice, config)
+    context = context_used(spec.context, config)
+    if context == "causal":
+        return {"context": context}
+    return {"context": context, "recogniser_digest": digest_of(registry.resolve(registry.RECOGNISER).digests)}
 
 
 def anonymizer_weights(job: Job) -> dict[str, Any]:
@@ -153,7 +160,7 @@ def anonymizer_weights(job: Job) -> dict[str, Any]:
     from models.streamvoiceanon.checkpoint import CONFIG_FILE, WEIGHTS_FILE, is_converted, resolve
 
     try:
-        check_weights(spec)
+        hears = check_weights(spec)
     except (OSError, ValueError) as fault:
         raise InputError(str(fault)) from None
     model, voices = spec.weights()
@@ -164,6 +171,7 @@ def anonymizer_weights(job: Job) -> dict[str, Any]:
         "model_digest": digest_of(registry.digest(folder, files)),
         "voices_digest": digest_of(registry.digest(voices)),
         "alpha": spec.alpha,
+        **hears,
     }
 
 

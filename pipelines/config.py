@@ -66,6 +66,11 @@ class Job(BaseModel):
         None, description="streamvoiceanon: voice bank, made by `voxveil voices build`; default: the embedded one."
     )
     alpha: float = Field(1.0, ge=0, le=1, description="streamvoiceanon: 1 the bank's voices as they are, 0 noise.")
+    context: Literal["auto", "full", "causal"] = Field(
+        "auto",
+        description="streamvoiceanon: full hears each utterance to its end before it speaks, and loses fewer words; "
+        "causal hears what a live call hears; auto is full where the model can.",
+    )
     voice_level: Literal["utterance", "speaker"] = Field(
         "utterance", description="A new pseudo-voice for every utterance, or one a speaker (readable, but linkable)."
     )
@@ -140,7 +145,7 @@ class Job(BaseModel):
     def anonymizer_spec(self) -> AnonymizerSpec:
         """The anonymizer with all that it loads."""
         device = "cuda" if self.gpus else "cpu"
-        return AnonymizerSpec(self.anonymizer, self.model, self.voices, self.alpha, device, self.compile)
+        return AnonymizerSpec(self.anonymizer, self.model, self.voices, self.alpha, device, self.compile, self.context)
 
     def folder(self) -> Path:
         """The dataset's own folder: runs and, after a release, the released data lie in it."""

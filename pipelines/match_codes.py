@@ -187,13 +187,17 @@ class Hearing(Dataset[Told]):
         return quantizer_of(self.encoder)(self.encoder.features(samples, state)[0])[0]
 
     def read(self, path: Path) -> Wave:
-        """Read a wave at the model's rate, with silence up to whole frames."""
-        wave, rate = soundfile.read(path, dtype="float32")
-        if wave.ndim > 1:
-            raise SystemExit(f"{path}: {wave.shape[1]} channels; one is needed")
-        if rate != self.frames.sample_rate:
-            wave = soxr.resample(wave, rate, self.frames.sample_rate)
-        return np.pad(wave, (0, -len(wave) % self.frames.samples))
+        return read_wave(path, self.frames)
+
+
+def read_wave(path: Path, frames: FrameConfig) -> Wave:
+    """Read a wave at a model's rate, with silence up to whole frames."""
+    wave, rate = soundfile.read(path, dtype="float32")
+    if wave.ndim > 1:
+        raise SystemExit(f"{path}: {wave.shape[1]} channels; one is needed")
+    if rate != frames.sample_rate:
+        wave = soxr.resample(wave, rate, frames.sample_rate)
+    return np.pad(wave, (0, -len(wave) % frames.samples))
 
 
 def tell(encoder: ContentEncoder, heard: Heard, knows: torch.Tensor, when: str) -> None:

@@ -26,7 +26,7 @@ from pipelines.cluster import ray_session
 from pipelines.finetune import STEP, codes_columns, flat, say_progress
 from pipelines.survey import survey_index
 from pipelines.training.codes_feed import CodesFeed, Hearing, PairSettings
-from pipelines.training.model_folder import Base, fresh_base, read_base, write_model
+from pipelines.training.model_folder import Base, fresh_base, read_base, without_full_context, write_model
 from pipelines.training.prepared import Prepared, Recipe, corpus_digest, prepare
 from pipelines.training.pretrain_job import NETWORKS, PretrainJob, Stage
 from pipelines.training.run_folder import begin, training_digest
@@ -124,8 +124,11 @@ def base_of(stage: Stage, job: PretrainJob) -> Base:
 
 
 def read_start(start: str, sizes: "Config") -> Base:
-    """Read the model folder to begin from. Raises InputError where its sizes are others."""
-    base = read_base(start)
+    """Read the model folder to begin from, without its full context, which is of codes that training may change.
+
+    Raises InputError where its sizes are others.
+    """
+    base = without_full_context(read_base(start))
     if base.config != sizes:
         raise InputError(f"start: {start} has other sizes than the shape ({differences(base.config, sizes)})")
     return base

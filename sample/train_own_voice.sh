@@ -69,7 +69,12 @@ cp "$output/lm/again.parquet" "$output/lm/disguised.parquet" "$output/content/sy
 "$bin/voxveil" pretrain lm --config small-aloud --index "$output/loud" --name spoken --output "$output" \
     --start "$output/aloud/model" --heard "$output/heard"
 
-"$bin/voxveil" model compact "$output/spoken/model" "$output/streamvoiceanon"
+# Whole utterances are heard by the embedded recogniser, which learns the codes that came of all this.
+"$bin/python" -m pipelines.fit_full_context --said "$speech/again" --pieces "$speech/pieces" \
+    --others "$speech/disguised" "$output/few" --aside $(echo "$held" | tr -d '^()-' | tr '|' ' ') \
+    --model "$output/spoken/model" --into "$output/whole/model"
+
+"$bin/voxveil" model compact "$output/whole/model" "$output/streamvoiceanon"
 # Three prompts of each voice; of the voices that speak best the best prompt is kept, by what seven held-out readers say.
 awk -F, -v OFS=, 'NR == 1 { print } NR > 1 && /,neutral,/ && n[$2]++ < 3 { $2 = $2 "-" n[$2]; print }' \
     "$speech/synthetic/metadata.csv" > "$output/few/prompts.csv"

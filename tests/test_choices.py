@@ -40,7 +40,7 @@ def test_words_are_compared_with_those_of_the_first_setting_utterance_by_utteran
     monkeypatch.setattr(choices, "fundamental_frequency", lambda wave: contour)
     ears: Any = object.__new__(Ears)
     ears.speech, ears.first, ears.emotions = speech(["a", "a", "b", "b"]), None, ["neutral"] * 4
-    ears.texts, ears.pitch = ["red hat"] * 4, [contour] * 4
+    ears.texts, ears.pitch, ears.other = ["red hat"] * 4, [contour] * 4, None
     ears.quality = SimpleNamespace(score=lambda waves: {"overall": np.full(len(waves), 3.0)})
     ears.encoder = SimpleNamespace(embed=lambda waves: np.eye(4, dtype=np.float32)[: len(waves)])
 
@@ -53,6 +53,10 @@ def test_words_are_compared_with_those_of_the_first_setting_utterance_by_utteran
     assert (first["WER"].value, first["vs first"].value) == (0.25, 0.0)
     assert (second["WER"].value, second["vs first"].value) == (0.5, 0.25)
     assert second["vs first"].lower == pytest.approx(0.25), "every speaker loses as much"
+    assert "WER, other" not in first
+    ears.others_texts = ["a red hat"] * 4
+    ears.other = SimpleNamespace(encode=lambda waves: waves, transcribe=lambda heard: ["a red cat"] * len(heard))
+    assert figures_of(["red hat"] * 8)["WER, other"].value == pytest.approx(1 / 3), "against its own texts"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from models.streamvoiceanon.acoustic_lm import AcousticLM, AcousticLMConfig
 from models.streamvoiceanon.codec import Codec, CodecConfig
 from models.streamvoiceanon.content_encoder import ContentEncoder, ContentEncoderConfig
 from models.streamvoiceanon.frontend import FrameConfig
+from models.streamvoiceanon.full_context import FullContext, FullContextConfig, check_frames
 from models.streamvoiceanon.spectral import SpectralConfig
 from models.streamvoiceanon.style_encoder import StyleEncoder
 from models.streamvoiceanon.timbre_encoder import TimbreEncoder
@@ -26,7 +27,8 @@ class Config:
 
     `speaker` says what a voice's style is: "encoders" are the two published networks, "statistics" the mean and
     deviation of the content encoder's log-mel bands (`style_encoder.band_statistics`), without weights, without timbre.
-    What is spoken follows the loudness of what is heard by `loudness` decibels at most; 0: it does not.
+    What is spoken follows the loudness of what is heard by `loudness` decibels at most; 0: it does not. With
+    `full_context` whole utterances can be heard by a recogniser instead of the content encoder.
     """
 
     content_encoder: ContentEncoderConfig = field(default_factory=ContentEncoderConfig)
@@ -39,11 +41,12 @@ class Config:
     frames: FrameConfig = field(default_factory=FrameConfig)
     speaker: Literal["encoders", "statistics"] = "encoders"
     loudness: float = 0.0
+    full_context: FullContextConfig | None = None
 
 
 def build_networks(config: Config, content_head: bool = False) -> dict[str, nn.Module]:
     """Return the networks by name, without memory for their weights (on the meta device): they are loaded into."""
-    lm = config.acoustic_lm
+    lm, full_context = config.acoustic_lm, config.full_context
     with torch.device("meta"):
         networks: dict[str, nn.Module] = {
             "acoustic_lm": AcousticLM(lm, content_head),
@@ -55,6 +58,8 @@ def build_networks(config: Config, content_head: bool = False) -> dict[str, nn.M
             networks["timbre_encoder"] = TimbreEncoder(
                 config.timbre_channels, lm.timbre_width, config.timbre_latents, config.timbre_heads
             )
+        if full_context is not None:
+            networks["full_context"] = FullContext(full_context, config.content_encoder.code_width)
     return networks
 
 
@@ -78,6 +83,7 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
         "whisper": WhisperConfig,
         "acoustic_lm": AcousticLMConfig,
         "frames": FrameConfig,
+        "full_context": FullContextConfig,
     }
 
     def read(kind: type, fields: Mapping[str, Any]) -> Any:
@@ -111,6 +117,13 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
             f"the content encoder hears the {encoder.nearest} nearest codes: that takes a codebook that has as many, "
             "and a spread above 0"
         )
+    if config.full_context is not None:
+        if not encoder.code_width:
+            raise checkpoint.CheckpointError("full context needs a content encoder with a codebook")
+        try:
+            check_frames(config.frames.sample_rate, config.frames.samples)
+        except ValueError as error:
+            raise checkpoint.CheckpointError(str(error)) from None
     if lm.averaged and lm.acoustic_codes != math.prod(config.codec.levels):
         raise checkpoint.CheckpointError(
             f"the codec has {math.prod(config.codec.levels)} codes, the language model {lm.acoustic_codes}: codes that "

@@ -178,9 +178,15 @@ class ContentEncoder(nn.Module):
     def codes(self, x: Tensor) -> Tensor:
         """Map what is quantized, [..., width], to content without its pitch."""
         quantizer = self.quantizer.residual_bsq.rvqs[0]
-        if isinstance(quantizer, NearestQuantizer) and self.config.nearest > 1:
-            return quantizer.shared(quantizer.project(x), self.config.nearest, self.config.spread)
-        return quantizer(x)
+        return self.at(quantizer.project(x)) if isinstance(quantizer, NearestQuantizer) else quantizer(x)
+
+    def at(self, points: Tensor) -> Tensor:
+        """Map points of the codebook, [..., code width], to content without its pitch."""
+        quantizer = self.quantizer.residual_bsq.rvqs[0]
+        assert isinstance(quantizer, NearestQuantizer)
+        if self.config.nearest > 1:
+            return quantizer.shared(points, self.config.nearest, self.config.spread)
+        return quantizer.nearest(points)
 
     def features(self, samples: Tensor, state: State, mels: Tensor | None = None) -> tuple[Tensor, State]:
         """Map samples [B, n frames] to what is quantized, [B, n, width], and the state on.

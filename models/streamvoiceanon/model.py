@@ -2,7 +2,8 @@
 
 Waves are float32 [samples] at the model's rate, 44.1 kHz as published. What an utterance becomes depends on its wave,
 its voice and its seed, whatever else is in the batch and whether it is streamed or not: with the CPU kernels to the
-last bit, unless Whisper's trunk hears the content.
+last bit, unless Whisper's trunk hears the content. With full context whole utterances are heard to their end before
+anything is spoken, and become what no stream, which cannot wait, makes of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,13 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
+from models import registry
 from models.streamvoiceanon import checkpoint, kernels, style_encoder
 from models.streamvoiceanon.acoustic_lm import AcousticLM
 from models.streamvoiceanon.codec import Codec
 from models.streamvoiceanon.config import Config, build_networks, read_states
-from models.streamvoiceanon.content_encoder import ContentEncoder, likeliest
+from models.streamvoiceanon.content_encoder import ContentEncoder, likeliest, with_pitch
+from models.streamvoiceanon.full_context import FullContext, listen
 from models.streamvoiceanon.generation import Prompt, Utterance, check_delay, write_all
 from models.streamvoiceanon.linear import pack
 from models.streamvoiceanon.loudness import Loudness
@@ -26,6 +29,7 @@ from models.streamvoiceanon.stream import Stream, StreamBatch, check_wave
 from models.streamvoiceanon.style_encoder import StyleEncoder, band_statistics
 from models.streamvoiceanon.timbre_encoder import TimbreEncoder
 from models.streamvoiceanon.voices import Voice, VoiceBank, mix_with_noise
+from models.whisper import Whisper
 
 ENCODER_CHUNK = 128  # frames that an offline pass reads at once: memory does not grow with the utterance
 DECODER_CHUNK = 32
@@ -34,6 +38,7 @@ COMPILER = "inductor"  # what torch.compile makes its code with
 STYLE_LEVEL = 0.1  # root mean square that a prompt is brought to before its bands are looked at
 
 Precision = Literal["auto", "float32", "int8", "bfloat16"]
+Context = Literal["auto", "full", "causal"]
 
 
 class StreamVoiceAnon:
@@ -48,6 +53,7 @@ class StreamVoiceAnon:
         voices: VoiceBank | None = None,
         alpha: float = 1.0,
         compiled: bool = False,
+        context: Context = "causal",
     ) -> None:
         """Take loaded networks.
 
@@ -57,6 +63,9 @@ class StreamVoiceAnon:
         thousandth, and keys and values bfloat16.
         `voices` is what `draw_voice` draws from, mixed with noise by `alpha`. `compiled` hands what has fixed shapes to
         torch.compile, minutes at the first frame, which is for a GPU: ValueError where the kernels do the work.
+        `context` says how `anonymize` hears an utterance: "causal" as a stream does; "full" to its end, by the embedded
+        recogniser, which needs a model that was trained for it (ValueError) and the recogniser's weights; "auto" is
+        full where the model was.
         """
         self.config, self.voices, self.alpha = config, voices, alpha
         self.sample_rate, self.frame_samples = config.frames.sample_rate, config.frames.samples
@@ -79,6 +88,11 @@ class StreamVoiceAnon:
         self.codec: Codec = networks["codec"]  # type: ignore[assignment]
         self.style_encoder: StyleEncoder | None = networks.get("style_encoder")  # type: ignore[assignment]
         self.timbre_encoder: TimbreEncoder | None = networks.get("timbre_encoder")  # type: ignore[assignment]
+        self.full_context: FullContext | None = networks.get("full_context")  # type: ignore[assignment]
+        self.context = context_used(context, config)
+        self.recogniser: Whisper | None = None
+        if self.context == "full":
+            self.recogniser = Whisper(registry.resolve(registry.RECOGNISER).path, device=self.device.type)
         if fast:
             kind: kernels.WeightType = "int16" if precision == "int8" else "float32"
             pack(self.content_encoder, kind)
@@ -152,6 +166,26 @@ class StreamVoiceAnon:
         nearest = self.config.content_encoder.nearest
         none = torch.zeros(0, dtype=torch.int64) if nearest == 1 else torch.zeros(0, nearest, 2)
         return torch.cat(codes) if codes else none
+
+    @torch.inference_mode()
+    def encode_whole(self, wave: Tensor) -> Tensor:
+        """Map a wave [samples] to its content with full context, shaped like that of `encode_content`.
+
+        Its pitch, where it has one, is the content encoder's. Raises ValueError without full context.
+        """
+        check_wave(wave)
+        if self.recogniser is None or self.full_context is None:
+            raise ValueError("this model was not loaded with full context")
+        whole, length = self._whole_frames(wave)
+        if not length:
+            return self.encode_content(wave)
+        points = self.full_context(listen(self.recogniser, whole).unsqueeze(0).to(self.device))
+        encoder = self.content_encoder
+        content = encoder.at(points)
+        if encoder.contour is not None:
+            pitch, _ = encoder.contour(whole.unsqueeze(0).to(self.device), encoder.contour.initial_state(1))
+            content = with_pitch(content, pitch, encoder.contour.codes)
+        return content[0].cpu()
 
     @torch.inference_mode()
     def encode_acoustic(self, wave: Tensor) -> Tensor:
@@ -320,7 +354,7 @@ class StreamVoiceAnon:
         utterances = []
         for i, (wave, voice, seed) in enumerate(zip(waves, voices, seeds, strict=True)):
             try:
-                content = self.encode_content(wave)
+                content = self.encode_whole(wave) if self.context == "full" else self.encode_content(wave)
             except ValueError as error:
                 raise ValueError(f"wave {i}: {error}") from None
             generator = torch.Generator().manual_seed(seed)
@@ -332,7 +366,7 @@ class StreamVoiceAnon:
         return results
 
     def open_stream(self, voice: Voice, seed: int = 0, *, delay: int | None = None, greedy: bool = False) -> Stream:
-        """Open a live stream that speaks with `voice`; what comes out is what `anonymize` makes of the whole."""
+        """Open a live stream that speaks with `voice`; what comes out is what causal `anonymize` makes of the whole."""
         delay = self.delay if delay is None else delay
         return Stream(self.open_batch(1), voice, delay, None if greedy else torch.Generator().manual_seed(seed))
 
@@ -352,6 +386,13 @@ class StreamVoiceAnon:
     def _whole_frames(self, wave: Tensor) -> tuple[Tensor, int]:
         """Pad a wave with zeros to whole frames; also return its own length."""
         return nn.functional.pad(wave.float(), (0, -len(wave) % self.frame_samples)), len(wave)
+
+
+def context_used(context: Context, config: Config) -> Literal["full", "causal"]:
+    """Return the context in which a model of this configuration hears. Raises ValueError where it has not the one."""
+    if context == "full" and config.full_context is None:
+        raise ValueError("this model has no full context, which pipelines.fit_full_context gives it: use causal")
+    return "full" if context != "causal" and config.full_context is not None else "causal"
 
 
 def check_voice(voice: Voice, config: Config) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -52,6 +52,13 @@ def read_base(source: str) -> Base:
     except (CheckpointError, OSError) as fault:
         raise InputError(f"the base model cannot be used: {fault}") from None
     return Base(folder, digest_of(registry.digest(folder)), config, states, sources)
+
+
+def without_full_context(base: Base) -> Base:
+    """Return the checkpoint without what hears whole utterances (`pipelines.fit_full_context`), for other codes."""
+    states = {name: state for name, state in base.states.items() if name != "full_context"}
+    sources = {name: source for name, source in base.sources.items() if name != "full_context"}
+    return replace(base, config=replace(base.config, full_context=None), states=states, sources=sources)
 
 
 def fresh_base(config: Config, seed: int, speaker_encoders: str | None) -> Base:

@@ -1,20 +1,26 @@
 """What a neural anonymizer loads is checked before any worker starts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_small import TINY_SMALL
 
+from models import registry
 from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
 from models.streamvoiceanon.checkpoint import save_converted
+from models.streamvoiceanon.full_context import FullContextConfig
 from models.streamvoiceanon.shapes import MINI
 from models.streamvoiceanon.training.initial import fresh_networks
 from operators.schema import InputError
-from pipelines.anonymize import anonymizer_weights
+from pipelines.anonymize import anonymizer_used, anonymizer_weights
 from pipelines.config import Job, gpus_here, load_job
 from pipelines.serve import load_settings
 from serve.config import ConfigError
+
+HEARING = replace(TINY_SMALL, full_context=FullContextConfig(width=8, hidden=8, layers=1))
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +74,30 @@ def test_a_gpu_is_used_where_there_is_one_and_the_anonymizer_is_neural(
         assert gpus_here("mcadams") == 0.0
         job = job_with(weights / "model", weights / "voices.parquet")
         assert (job.gpus, job.anonymizer_spec.device) == (float(there), "cuda" if there else "cpu")
+
+
+def test_how_it_hears_is_part_of_what_it_is(weights: Path, tmp_path: Path) -> None:
+    save_converted(tmp_path / "model", fresh_networks(HEARING, 0), HEARING, {})
+    model = StreamVoiceAnon.from_pretrained(tmp_path / "model")
+    VoiceBank([model.make_voice(0.1 * torch.randn(16_000), voice_id="one")]).save(tmp_path / "voices.parquet")
+    job = job_with(tmp_path / "model", tmp_path / "voices.parquet")
+    full, causal = anonymizer_used(job), anonymizer_used(job.model_copy(update={"context": "causal"}))
+    assert (full.config["context"], causal.config["context"]) == ("full", "causal")
+    assert "recogniser_digest" in full.config
+    assert "recogniser_digest" not in causal.config
+    assert full.digest != causal.digest
+    deaf = job_with(weights / "model", weights / "voices.parquet")
+    assert anonymizer_weights(deaf)["context"] == "causal"
+    with pytest.raises(InputError, match="has no full context"):
+        anonymizer_weights(deaf.model_copy(update={"context": "full"}))
+
+
+def test_a_lost_recogniser_is_told_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_converted(tmp_path / "model", fresh_networks(HEARING, 0), HEARING, {})
+    model = StreamVoiceAnon.from_pretrained(tmp_path / "model")
+    VoiceBank([model.make_voice(0.1 * torch.randn(16_000), voice_id="one")]).save(tmp_path / "voices.parquet")
+    monkeypatch.setattr(registry, "RECOGNISER", "pypi://no-such-package/model")
+    job = job_with(tmp_path / "model", tmp_path / "voices.parquet")
+    with pytest.raises(registry.WeightsMissing, match="no-such-package"):
+        anonymizer_weights(job)
+    anonymizer_weights(job.model_copy(update={"context": "causal"}))

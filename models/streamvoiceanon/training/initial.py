@@ -9,6 +9,7 @@ from models.streamvoiceanon.config import Config
 from models.streamvoiceanon.content_encoder import BinarySphericalQuantizer, ContentEncoder
 from models.streamvoiceanon.conv import ConvNeXtBlock
 from models.streamvoiceanon.fsq import FiniteScalarQuantizer
+from models.streamvoiceanon.full_context import FullContext
 from models.streamvoiceanon.transformer import LayerScale, RMSNorm
 
 DEVIATION = 0.02
@@ -22,6 +23,8 @@ def fresh_networks(config: Config, seed: int) -> dict[str, nn.Module]:
         "content_encoder": ContentEncoder(config.content_encoder, config.frames),
         "codec": Codec(config.codec, config.frames),
     }
+    if config.full_context is not None:
+        networks["full_context"] = FullContext(config.full_context, config.content_encoder.code_width)
     for network in networks.values():
         initialise(network, seed)
     return networks
