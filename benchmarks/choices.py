@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import soundfile
@@ -38,6 +38,7 @@ from metrics.trials import Trials, cosine_trials, split_enrolment_trial
 from metrics.verification import evaluate_verification
 from models import registry, speaker
 from models.attackers import SpeakerBackend, train_backend
+from models.catalogue import Context
 from models.emotion import CLASSES, EmotionHead, canonical
 from models.pitch import fundamental_frequency
 from models.quality import Dnsmos
@@ -206,7 +207,10 @@ def read_setting(text: str) -> dict[str, Any]:
     for name, _, _ in pairs:
         if name not in SETTINGS:
             raise SystemExit(f"{name!r} is no setting; there are {', '.join(SETTINGS)}")
-    return {name: SETTINGS[name](value) for name, _, value in pairs}
+    setting = {name: SETTINGS[name](value) for name, _, value in pairs}
+    if setting.get("context") not in (None, *get_args(Context)):
+        raise SystemExit(f"context is one of {', '.join(get_args(Context))}, not {setting['context']}")
+    return setting
 
 
 def load(folder: Path, setting: dict[str, Any]) -> StreamVoiceAnon:

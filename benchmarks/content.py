@@ -107,8 +107,7 @@ def read_speech(folder: Path) -> Speech:
 def encode(model: StreamVoiceAnon, speech: Speech) -> list[Tensor]:
     """What was said in each frame, the likeliest code; a pitch that codes have is left out."""
     pitches = max(1, model.config.content_encoder.pitch_codes)
-    encode_wave = model.encode_whole if model.context == "full" else model.encode_content
-    return [likeliest(encode_wave(torch.from_numpy(wave))) // pitches for wave in speech.waves]
+    return [likeliest(model.hear(torch.from_numpy(wave))) // pitches for wave in speech.waves]
 
 
 class PhoneProbe(nn.Module):

@@ -7,6 +7,7 @@ from typing import Literal
 from models import registry
 from models.anonymizer import Anonymizer
 
+Context = Literal["auto", "full", "causal"]
 ANONYMIZERS = ("streamvoiceanon", "mcadams", "identity")
 
 
@@ -26,7 +27,7 @@ class AnonymizerSpec:
     alpha: float = 1.0
     device: str = "cpu"
     compiled: bool = False
-    context: Literal["auto", "full", "causal"] = "causal"
+    context: Context = "causal"
 
     def check(self) -> None:
         """Raise ValueError, one line, where the name is unknown or something that it needs was not named."""
@@ -37,6 +38,8 @@ class AnonymizerSpec:
                 f"the model {self.model} needs a voice bank of its own: --voices BANK, made by "
                 f"`voxveil voices build INDEX BANK --model {self.model}`"
             )
+        if self.context == "full" and not self.neural:
+            raise ValueError(f"full context is for streamvoiceanon: {self.name} hears no words")
         if self.compiled and (self.name != "streamvoiceanon" or self.device == "cpu"):
             raise ValueError("torch.compile is for streamvoiceanon on a GPU: leave `compile` out, or ask for gpus")
 

@@ -127,7 +127,8 @@ def anonymizer_used(job: Job) -> AnonymizerUsed:
 
 
 def check_weights(spec: AnonymizerSpec) -> dict[str, str]:
-    """Return how the anonymizer hears, its `context`, and the digest of the recogniser that it takes, if any.
+    """Return how the anonymizer hears, its `context`, and the digest of the recogniser that it takes, if any; nothing
+    of a model that can hear in one way only.
 
     Raises ValueError or OSError where a model does not fit its networks, a voice bank the model, or the context.
 
@@ -146,6 +147,8 @@ def check_weights(spec: AnonymizerSpec) -> dict[str, str]:
     for voice in VoiceBank.load(voices).voices:
         check_voice(voice, config)
     context = context_used(spec.context, config)
+    if config.full_context is None:
+        return {}
     if context == "causal":
         return {"context": context}
     return {"context": context, "recogniser_digest": digest_of(registry.resolve(registry.RECOGNISER).digests)}

@@ -35,6 +35,7 @@ def train(
     model: Annotated[str | None, typer.Option(help="The anonymizer's model, where it has one.")] = None,
     voices: Annotated[str | None, typer.Option(help="The anonymizer's voice bank, where it has one.")] = None,
     alpha: Annotated[float | None, typer.Option(help="How much of the bank's voices is kept, 0 to 1.")] = None,
+    context: Annotated[str, typer.Option(help="How the anonymizer hears: auto, full or causal.")] = "auto",
     profile: Annotated[str, typer.Option(help="Whose speaker encoder the attacker builds on.")] = "embedded",
     network: Annotated[
         Path | None, typer.Option(help="Train a network, by these settings (YAML); the standard profile always does.")
@@ -66,7 +67,8 @@ def train(
     from pipelines.runs import start_run
 
     options = {"anonymizer": anonymizer, "voice_level": voice_level, "sample_rate": sample_rate, "profile": profile}
-    options |= {"model": model, "voices": voices, "alpha": alpha, "output": output, "workers": workers, "gpus": gpus}
+    options |= {"model": model, "voices": voices, "alpha": alpha, "context": context}
+    options |= {"output": output, "workers": workers, "gpus": gpus}
     job = load_job(None, {"index": corpus, "attacker_corpus": corpus, "name": "attackers", **options})
     survey, used = survey_training(corpus, attacked=()), anonymizer_used(job)
     if network is None and checkpoint is not None and job.profile != "standard":

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from models.catalogue import AnonymizerSpec
+from models.catalogue import AnonymizerSpec, Context
 from operators.keys import MINIMUM_KEY_BYTES
 from operators.schema import InputError
 
@@ -66,7 +66,7 @@ class Job(BaseModel):
         None, description="streamvoiceanon: voice bank, made by `voxveil voices build`; default: the embedded one."
     )
     alpha: float = Field(1.0, ge=0, le=1, description="streamvoiceanon: 1 the bank's voices as they are, 0 noise.")
-    context: Literal["auto", "full", "causal"] = Field(
+    context: Context = Field(
         "auto",
         description="streamvoiceanon: full hears each utterance to its end before it speaks, and loses fewer words; "
         "causal hears what a live call hears; auto is full where the model can.",

@@ -51,7 +51,17 @@ if TYPE_CHECKING:
 
 Kind = Literal["release", "audit"]
 ASSUMED_ENGLISH = "The index does not say in which language people speak; English was assumed (option --language)."
+SAME_EARS = (
+    "The recogniser that counts the words also listened for the anonymizer, so it may find more of them than another "
+    "would (option --profile standard)."
+)
 SOFTWARE = ("voxveil", "torch", "ray", "mlflow", "faster-whisper", "Resemblyzer", "speechmos")
+
+
+def heard_by_its_judge(plan: "Plan") -> bool:
+    """Whether the recogniser that counts words is also who hears for the anonymizer."""
+    ears = plan.anonymizer.config.get("recogniser_digest")
+    return any(auditor.role == "whisper" and auditor.digest == ears for auditor in plan.auditors)
 
 
 @dataclass(frozen=True)
@@ -259,6 +269,8 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
     )
     if not survey.languages and job.language is None:
         evidence = replace(evidence, notes=[*evidence.notes, ASSUMED_ENGLISH])
+    if heard_by_its_judge(plan):
+        evidence = replace(evidence, notes=[*evidence.notes, SAME_EARS])
     decision = decide(plan.policy, evidence.metrics, evidence.chance)
     evidence = replace(evidence, notes=[*evidence.notes, *power_notes(decision)])
     seconds = float(pc.sum(views.original["seconds"]).as_py())

@@ -83,3 +83,11 @@ def test_people_are_recognised_by_what_all_draws_keep_of_them() -> None:
     told = ears.recognise(who, [who, random.standard_normal((40, 10))])
     assert 0.1 < told.value < 0.4, "half of the draws tell nothing"
     assert ears.recognise(who, [random.standard_normal((40, 10)) for _ in range(4)]).value > 0.35
+
+
+def test_a_setting_is_read_or_refused() -> None:
+    assert choices.read_setting("delay=2,context=full") == {"delay": 2, "context": "full"}
+    with pytest.raises(SystemExit, match="context is one of auto, full, causal, not ful"):
+        choices.read_setting("context=ful")
+    with pytest.raises(SystemExit, match="'speed' is no setting"):
+        choices.read_setting("speed=2")

@@ -1,4 +1,4 @@
-"""The sizes of the five networks, how a checkpoint writes them, and the networks of these sizes."""
+"""The sizes of the networks, how a checkpoint writes them, and the networks of these sizes."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from models.streamvoiceanon.acoustic_lm import AcousticLM, AcousticLMConfig
 from models.streamvoiceanon.codec import Codec, CodecConfig
 from models.streamvoiceanon.content_encoder import ContentEncoder, ContentEncoderConfig
 from models.streamvoiceanon.frontend import FrameConfig
-from models.streamvoiceanon.full_context import FullContext, FullContextConfig, check_frames
+from models.streamvoiceanon.full_context import FullContext, FullContextConfig, check_frames, check_sizes
 from models.streamvoiceanon.spectral import SpectralConfig
 from models.streamvoiceanon.style_encoder import StyleEncoder
 from models.streamvoiceanon.timbre_encoder import TimbreEncoder
@@ -23,7 +23,7 @@ from models.streamvoiceanon.whisper_trunk import WhisperConfig
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of the five networks; the defaults are the published ones.
+    """Sizes of the networks; the defaults are the published ones.
 
     `speaker` says what a voice's style is: "encoders" are the two published networks, "statistics" the mean and
     deviation of the content encoder's log-mel bands (`style_encoder.band_statistics`), without weights, without timbre.
@@ -121,6 +121,7 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
         if not encoder.code_width:
             raise checkpoint.CheckpointError("full context needs a content encoder with a codebook")
         try:
+            check_sizes(config.full_context)
             check_frames(config.frames.sample_rate, config.frames.samples)
         except ValueError as error:
             raise checkpoint.CheckpointError(str(error)) from None

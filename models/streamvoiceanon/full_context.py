@@ -6,7 +6,7 @@ does that was trained here, and a small network tells from its frames where in t
 lies. Codes mean what they meant, so that the language model and all that follows are those of a live call.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from models.whisper import FRAME, SAMPLE_RATE, Whisper
 TURN = 2  # of Whisper's frames, for one of content
 FRAME_SAMPLES = TURN * FRAME
 DROPOUT = 0.1
+MOST = 4_096  # of any size: what a folder says is not believed
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,18 @@ def listen(whisper: Whisper, wave: Tensor) -> Tensor:
     (heard,) = whisper.encode([wave.numpy()])
     windows = zip(heard.windows, heard.frames, strict=True)
     return torch.cat([torch.from_numpy(window[:count]).float() for window, count in windows])
+
+
+def check_sizes(config: FullContextConfig) -> None:
+    """Raise ValueError, one line, where a size is none."""
+    for field in fields(config):
+        size = getattr(config, field.name)
+        if type(size) is not int or not 0 < size <= MOST:
+            raise ValueError(f"full_context.{field.name} is a whole number from 1 to {MOST}, not {size!r}")
+    if config.kernel % 2 == 0:
+        raise ValueError(f"full_context.kernel is odd, not {config.kernel}")
+    if config.frame_width != FullContextConfig.frame_width:
+        raise ValueError(f"full_context.frame_width is {FullContextConfig.frame_width}, the embedded recogniser's")
 
 
 def check_frames(sample_rate: int, samples: int) -> None:

@@ -1,4 +1,4 @@
-"""StreamVoiceAnon: the five networks together, as an anonymizer of whole utterances and of live streams.
+"""StreamVoiceAnon: its networks together, as an anonymizer of whole utterances and of live streams.
 
 Waves are float32 [samples] at the model's rate, 44.1 kHz as published. What an utterance becomes depends on its wave,
 its voice and its seed, whatever else is in the batch and whether it is streamed or not: with the CPU kernels to the
@@ -15,6 +15,7 @@ import torchaudio
 from torch import Tensor, nn
 
 from models import registry
+from models.catalogue import Context
 from models.streamvoiceanon import checkpoint, kernels, style_encoder
 from models.streamvoiceanon.acoustic_lm import AcousticLM
 from models.streamvoiceanon.codec import Codec
@@ -38,7 +39,6 @@ COMPILER = "inductor"  # what torch.compile makes its code with
 STYLE_LEVEL = 0.1  # root mean square that a prompt is brought to before its bands are looked at
 
 Precision = Literal["auto", "float32", "int8", "bfloat16"]
-Context = Literal["auto", "full", "causal"]
 
 
 class StreamVoiceAnon:
@@ -92,7 +92,7 @@ class StreamVoiceAnon:
         self.context = context_used(context, config)
         self.recogniser: Whisper | None = None
         if self.context == "full":
-            self.recogniser = Whisper(registry.resolve(registry.RECOGNISER).path, device=self.device.type)
+            self.recogniser = Whisper(registry.resolve(registry.RECOGNISER).path)  # on the CPU, in 8 bits, as learnt by
         if fast:
             kind: kernels.WeightType = "int16" if precision == "int8" else "float32"
             pack(self.content_encoder, kind)
@@ -128,7 +128,7 @@ class StreamVoiceAnon:
         precision: Precision = "float32",
         **options: Any,
     ) -> "StreamVoiceAnon":
-        """Build from the five networks' state dicts, exact by default; further options are the constructor's.
+        """Build from the networks' state dicts, exact by default; further options are the constructor's.
 
         Raises CheckpointError with one message that lists every tensor that is missing, misshapen or unknown.
         """
@@ -167,6 +167,10 @@ class StreamVoiceAnon:
         none = torch.zeros(0, dtype=torch.int64) if nearest == 1 else torch.zeros(0, nearest, 2)
         return torch.cat(codes) if codes else none
 
+    def hear(self, wave: Tensor) -> Tensor:
+        """Map a wave [samples] to its content, in the context that the model was loaded with."""
+        return self.encode_whole(wave) if self.context == "full" else self.encode_content(wave)
+
     @torch.inference_mode()
     def encode_whole(self, wave: Tensor) -> Tensor:
         """Map a wave [samples] to its content with full context, shaped like that of `encode_content`.
@@ -180,12 +184,16 @@ class StreamVoiceAnon:
         if not length:
             return self.encode_content(wave)
         points = self.full_context(listen(self.recogniser, whole).unsqueeze(0).to(self.device))
-        encoder = self.content_encoder
-        content = encoder.at(points)
-        if encoder.contour is not None:
-            pitch, _ = encoder.contour(whole.unsqueeze(0).to(self.device), encoder.contour.initial_state(1))
-            content = with_pitch(content, pitch, encoder.contour.codes)
-        return content[0].cpu()
+        contour, parts = self.content_encoder.contour, []
+        state = None if contour is None else contour.initial_state(1)
+        samples = whole.unsqueeze(0).split(ENCODER_CHUNK * self.frame_samples, dim=1)
+        for own, heard in zip(points.split(ENCODER_CHUNK, dim=1), samples, strict=True):
+            content = self.content_encoder.at(own)
+            if contour is not None and state is not None:
+                pitch, state = contour(heard.to(self.device), state)
+                content = with_pitch(content, pitch, contour.codes)
+            parts.append(content[0].cpu())
+        return torch.cat(parts)
 
     @torch.inference_mode()
     def encode_acoustic(self, wave: Tensor) -> Tensor:
@@ -354,7 +362,7 @@ class StreamVoiceAnon:
         utterances = []
         for i, (wave, voice, seed) in enumerate(zip(waves, voices, seeds, strict=True)):
             try:
-                content = self.encode_whole(wave) if self.context == "full" else self.encode_content(wave)
+                content = self.hear(wave)
             except ValueError as error:
                 raise ValueError(f"wave {i}: {error}") from None
             generator = torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from tiny_models import multilingual_whisper
 from whisper_normalizer.english import EnglishTextNormalizer
 
 from models.registry import PROFILES, resolve
-from models.whisper import FRAME, SAMPLE_RATE, WINDOW, Encoding, Whisper, frame_statistics
+from models.whisper import FRAME, SAMPLE_RATE, WINDOW, Encoding, Whisper, _windows, frame_statistics
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +137,11 @@ def test_a_folder_that_is_not_whole_is_refused_rather_than_completed_from_the_ne
         (tmp_path / name).symlink_to(whole / name)
     with pytest.raises(FileNotFoundError, match=r"it has no tokenizer\.json"):
         Whisper(tmp_path)
+
+
+def test_long_recordings_are_cut_at_whole_frames_and_lose_nothing() -> None:
+    wave = np.random.default_rng(0).standard_normal(75 * 16_000 + 7).astype(np.float32)
+    windows = list(_windows(wave))
+    assert np.array_equal(np.concatenate(windows), wave)
+    assert all(len(window) <= WINDOW for window in windows)
+    assert all(len(window) % FRAME == 0 for window in windows[:-1])

@@ -75,3 +75,19 @@ def test_output_is_as_long_as_its_source_and_within_full_scale() -> None:
     assert len(fit(np.ones(10, np.float32), 7)) == 7
     assert fit(np.ones(3, np.float32), 5).tolist() == [1, 1, 1, 0, 0]
     assert fit(np.array([2.0, -4.0], np.float32), 2).tolist() == [0.5, -1.0]
+
+
+def test_an_utterance_is_heard_to_its_end_at_any_rate(sample_wave: np.ndarray) -> None:
+    """The embedded network speaks as many samples as it heard, and hears otherwise than a call is heard."""
+    wave = Anonymize.resample(sample_wave[:24_000], 16_000, 24_000)
+    spoken = {}
+    for context in ("full", "causal"):
+        spec = AnonymizerSpec("streamvoiceanon", context=context)
+        (spoken[context],) = Anonymize(spec, 24_000, KEY, "utterance")(batch({"a": wave}))["wave"]
+        assert len(spoken[context]) == len(wave)
+    assert not np.allclose(spoken["full"], spoken["causal"], atol=1e-2)
+
+
+def test_who_hears_no_words_has_no_full_context() -> None:
+    with pytest.raises(ValueError, match="mcadams hears no words"):
+        AnonymizerSpec("mcadams", context="full").check()

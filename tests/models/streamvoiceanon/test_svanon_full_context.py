@@ -52,6 +52,17 @@ def test_what_follows_is_heard(model: StreamVoiceAnon, wave: Tensor) -> None:
 def test_an_utterance_longer_than_whispers_window_keeps_its_time(model: StreamVoiceAnon, wave: Tensor) -> None:
     long = wave.repeat(28)[: 70 * 16_000]
     assert len(model.encode_whole(long)) == 70 * 25
+    for samples, frames in ((1, 1), (641, 2), (480_000, 750), (480_001, 751)):
+        assert len(model.encode_whole(long[:samples])) == frames
+    causal = likeliest(model.encode_content(long)) % PITCHES
+    assert torch.equal(likeliest(model.encode_whole(long)) % PITCHES, causal), "its pitch goes on from part to part"
+
+
+def test_an_encoder_of_one_code_without_pitch_can_be_heard_for(wave: Tensor) -> None:
+    encoder = replace(TINY.content_encoder, nearest=1, pitch_codes=0)
+    plain = replace(TINY, content_encoder=encoder, acoustic_lm=replace(TINY.acoustic_lm, pitch_codes=0))
+    content = model_of(plain).encode_whole(wave)
+    assert (content.shape, content.dtype) == ((63,), torch.int64)
 
 
 def test_what_else_is_heard_changes_nothing_and_streams_are_causal(model: StreamVoiceAnon, wave: Tensor) -> None:
@@ -90,6 +101,17 @@ def test_a_configuration_is_read_as_it_was_written() -> None:
         (
             replace(TINY, content_encoder=replace(TINY.content_encoder, code_width=0, nearest=1)),
             "needs a content encoder with a codebook",
+        ),
+        *(
+            (replace(TINY, full_context=FullContextConfig(**{name: size})), told)
+            for name, size, told in (
+                ("kernel", 4, "kernel is odd"),
+                ("layers", -1, "layers is a whole number from 1"),
+                ("layers", 10**9, "layers is a whole number from 1"),
+                ("width", 160.0, "width is a whole number from 1"),
+                ("hidden", True, "hidden is a whole number from 1"),
+                ("frame_width", 512, "the embedded recogniser's"),
+            )
         ),
     ],
 )
