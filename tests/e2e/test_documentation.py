@@ -33,6 +33,7 @@ SHOWN_ELSEWHERE = {
     "voxveil pretrain": "test_finetune.py, with the smoke size and the sample corpus",
     "python -m pipelines.fit_codebook": "tests/pipelines/training/test_fit_codebook.py",
     "python -m pipelines.match_codes": "tests/pipelines/training/test_match_codes.py",
+    "python -m pipelines.fit_full_context": "tests/pipelines/training/test_fit_full_context.py",
     "voxveil serve": "tests/serve/test_cluster.py and test_network.py: a server does not end by itself",
     "curl": "tests/serve/test_files_and_pages.py sends the same request",
     ".venv/bin/ruff": "a part of `make test`",
