@@ -45,7 +45,7 @@ def main() -> None:
     for context in CONTEXTS:
         load = [sys.executable, "-c", LOAD.format(context=context)]
         loads = [float(subprocess.check_output(load)) for _ in range(options.repeat)]
-        print(f"loading, {context:6}       {statistics.median(loads):.2f} s")
+        print(f"{f'loading, {context}':21} {statistics.median(loads):.2f} s")
         loaded = load_anonymizer(AnonymizerSpec("streamvoiceanon", context=context), RATE)
         assert isinstance(loaded, StreamVoiceAnon)
         models[context] = loaded
@@ -68,7 +68,8 @@ def main() -> None:
                 models[context].anonymize(waves[:batch], voices)
                 times[context].append((time.perf_counter() - began) / seconds)
         for context in CONTEXTS:
-            print(f"whole, {context:6}, {batch}      {statistics.median(times[context]):.3f} s a second of each")
+            name = f"whole, {context}, {batch}"
+            print(f"{name:21} {statistics.median(times[context]):.3f} s a second of each")
 
 
 def read_speech(seconds: float, count: int) -> list[Tensor]:
