@@ -9,16 +9,14 @@ encoder gives to that voice; speech of `--others` that which it gets itself. The
 `--aside` are heard by no training, and say how often the nearest code is the one wanted.
 """
 
-import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from models import registry
 from models.streamvoiceanon.content_encoder import ContentEncoder
@@ -28,33 +26,32 @@ from models.streamvoiceanon.training.full_context import Wanted, agreement, fit
 from models.streamvoiceanon.training.matching import quantizer_of
 from models.streamvoiceanon.training.perturb import perturb
 from models.whisper import SAMPLE_RATE, Whisper
-from pipelines.match_codes import Recording, Wave, read_others, read_readers, read_wave
 from pipelines.training.model_folder import read_base, source_of, write_model
+from pipelines.training.recordings import (
+    TOLD_EVERY,
+    Recording,
+    Wave,
+    check_aside,
+    each,
+    parser_of,
+    read_others,
+    read_readers,
+    read_wave,
+)
 
 SEED = 0
-TOLD_EVERY = 200
 LONGEST_SILENCE = 1.0  # seconds, before and after speech
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--said", type=Path, required=True, help="the folder of say_again.py and align_speech")
-    parser.add_argument("--pieces", type=Path, required=True, help="the pieces that it says again")
-    parser.add_argument("--others", type=Path, nargs="*", default=[], help="folders of speech whose codes shall stay")
-    parser.add_argument("--aside", nargs="*", default=[], help="speakers of the pieces whom no training hears")
-    parser.add_argument("--model", type=Path, required=True, help="model folder whose content encoder has a codebook")
-    parser.add_argument("--into", type=Path, required=True, help="model folder to write")
-    parser.add_argument("--ways", type=int, default=4, help="in how many ways each recording is heard")
-    parser.add_argument("--steps", type=int, default=4_000)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = parser_of(__doc__ or "", "model folder whose content encoder has a codebook", ways=4, steps=4_000)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     readers = [recording for recording in read_readers(options.said, options.pieces) if recording.wanted is not None]
     recordings = [*readers, *read_others(options.others)]
     if not readers:
         raise SystemExit(f"{options.said}: no text fits; has pipelines.align_speech moved the recordings?")
-    if missing := set(options.aside) - {recording.speaker for recording in recordings}:
-        raise SystemExit(f"--aside: nobody is called {', '.join(sorted(missing))}")
+    check_aside(options.aside, recordings)
     if all(recording.speaker in options.aside for recording in recordings):
         raise SystemExit("--aside: nobody is left to learn from")
     base = read_base(str(options.model))
@@ -67,13 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     hearing = Hearing(encoder, base.config.frames, recordings, options.aside, options.ways)
     corpus: list[Wanted] = []
     aside: dict[str, list[Wanted]] = {}
-    loader = DataLoader(hearing, batch_size=None, num_workers=options.threads if options.threads > 1 else 0)
-    for number, (recording, wanted) in enumerate(zip(recordings, loader, strict=True), 1):
-        own = Wanted(tuple(way.clone() for way in wanted.heard), wanted.points.clone())  # no worker's file
-        (aside.setdefault(recording.kind, []) if recording.speaker in options.aside else corpus).append(own)
-        if number % TOLD_EVERY == 0 or number == len(recordings):
-            print(f"{number} of {len(recordings)} recordings heard", flush=True)
-    sizes = FullContextConfig(frame_width=corpus[0].heard[0].shape[1])
+    for recording, wanted in each(hearing, recordings, options.threads):
+        (aside.setdefault(recording.kind, []) if recording.speaker in hearing.aside else corpus).append(wanted)
+    sizes = FullContextConfig()
     network = FullContext(sizes, encoder.config.code_width)
     losses = []
     for step, loss in enumerate(fit(network, corpus, codebook, encoder.config.spread, options.steps, SEED), 1):

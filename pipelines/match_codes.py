@@ -9,19 +9,12 @@ stay: the model's own codes have to be those of `pretrain content --config small
 that of the voice that says the same.
 """
 
-import argparse
-import csv
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
-import soundfile
-import soxr
 import torch
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from models import registry
 from models.phones import PhoneHead, phones_at, read_alignment
@@ -40,43 +33,30 @@ from models.streamvoiceanon.training.matching import (
 from models.streamvoiceanon.training.perturb import perturb
 from models.streamvoiceanon.whisper_trunk import RING
 from pipelines.training.model_folder import read_base, source_of, write_model
+from pipelines.training.recordings import (
+    TOLD_EVERY,
+    Recording,
+    Wave,
+    check_aside,
+    each,
+    parser_of,
+    read_others,
+    read_readers,
+    read_wave,
+)
 
 LAG = 1  # frames: a code of `pretrain content --config small` tells what was said so long before
 SEED = 0
-TOLD_EVERY = 100
 
-Wave = NDArray[np.float32]
 Heard = dict[tuple[str, bool], list[Told]]  # by kind, and whether the speaker is aside
 
 
-@dataclass(frozen=True)
-class Recording:
-    """Somebody's speech, `kind` of it: a reader's "piece", the same "moved" to the pace of the voice that says it, the
-    "voice" itself, or "other" speech. `alignment` says what is said when; the codes wanted are those of `wanted`."""
-
-    kind: str
-    speaker: str
-    path: Path
-    alignment: Path | None
-    wanted: Path | None
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--said", type=Path, required=True, help="the folder of say_again.py and align_speech")
-    parser.add_argument("--pieces", type=Path, required=True, help="the pieces that it says again")
-    parser.add_argument("--others", type=Path, nargs="*", default=[], help="folders of speech whose codes shall stay")
-    parser.add_argument("--aside", nargs="*", default=[], help="speakers of the pieces whom no training hears")
-    parser.add_argument("--model", type=Path, required=True, help="model folder of the shape small")
-    parser.add_argument("--into", type=Path, required=True, help="model folder to write")
-    parser.add_argument("--ways", type=int, default=3, help="in how many ways each recording is heard")
-    parser.add_argument("--steps", type=int, default=450)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = parser_of(__doc__ or "", "model folder of the shape small", ways=3, steps=450)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     recordings = [*read_readers(options.said, options.pieces), *read_others(options.others)]
-    if missing := set(options.aside) - {recording.speaker for recording in recordings}:
-        raise SystemExit(f"--aside: nobody is called {', '.join(sorted(missing))}")
+    check_aside(options.aside, recordings)
     if not any(recording.kind == "voice" and recording.speaker not in options.aside for recording in recordings):
         raise SystemExit(f"{options.said}: no text fits; has pipelines.align_speech moved the recordings?")
     phones = PhoneHead.load(registry.resolve(registry.PHONES).path).phones
@@ -106,38 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def hear(hearing: "Hearing", threads: int) -> Heard:
     """Hear all recordings, in as many processes where there are several `threads`."""
     heard: Heard = {}
-    recordings = hearing.recordings
-    loader = DataLoader(hearing, batch_size=None, num_workers=threads if threads > 1 else 0)
-    for number, (recording, told) in enumerate(zip(recordings, loader, strict=True), 1):
-        own = Told(tuple(way.clone() for way in told.heard), told.codes.clone(), told.phones.clone())
-        heard.setdefault((recording.kind, recording.speaker in hearing.aside), []).append(own)  # no worker's file
-        if number % TOLD_EVERY == 0 or number == len(recordings):
-            print(f"{number} of {len(recordings)} recordings heard", flush=True)
+    for recording, told in each(hearing, hearing.recordings, threads):
+        heard.setdefault((recording.kind, recording.speaker in hearing.aside), []).append(told)
     return heard
-
-
-def read_readers(said: Path, pieces: Path) -> Iterator[Recording]:
-    """Yield the recordings of each text that fits."""
-    speakers = {row["path"]: row["speaker_id"] for row in read_table(pieces)}
-    for row in read_table(said):
-        name, voice = row["utt_id"], said / row["path"]
-        moved, alignment = said / "heard" / f"{name}.flac", said / "alignments" / f"{name}.csv"
-        if moved.exists():
-            speaker = speakers[row["heard"]]
-            yield Recording("piece", speaker, pieces / row["heard"], said / "told" / f"{name}.csv", None)
-            yield Recording("moved", speaker, moved, alignment, voice)
-            yield Recording("voice", speaker, voice, alignment, voice)
-
-
-def read_others(folders: Iterable[Path]) -> Iterator[Recording]:
-    for folder in folders:
-        for row in read_table(folder):
-            yield Recording("other", row["speaker_id"], folder / row["path"], None, folder / row["path"])
-
-
-def read_table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metadata.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 class Hearing(Dataset[Told]):
@@ -162,7 +113,7 @@ class Hearing(Dataset[Told]):
     def __getitem__(self, number: int) -> Told:
         recording = self.recordings[number]
         random = np.random.default_rng([SEED, number])
-        wave = self.read(recording.path)
+        wave = read_wave(recording.path, self.frames)
         frames = len(wave) // self.frames.samples
         waves = [wave]
         if recording.speaker not in self.aside:
@@ -172,7 +123,7 @@ class Hearing(Dataset[Told]):
         ]
         codes, phones = (torch.full((frames,), UNKNOWN) for _ in range(2))
         if recording.wanted is not None:
-            whole = self.codes(self.read(recording.wanted))[:frames]
+            whole = self.codes(read_wave(recording.wanted, self.frames))[:frames]
             codes[: len(whole)] = whole
         if recording.alignment is not None:
             said = phones_at(*read_alignment(recording.alignment), frames, 1.0 / self.frames.seconds)
@@ -185,19 +136,6 @@ class Hearing(Dataset[Told]):
         samples = torch.from_numpy(wave).unsqueeze(0)
         state = self.encoder.initial_state(1, samples.shape[1] // self.frames.samples)
         return quantizer_of(self.encoder)(self.encoder.features(samples, state)[0])[0]
-
-    def read(self, path: Path) -> Wave:
-        return read_wave(path, self.frames)
-
-
-def read_wave(path: Path, frames: FrameConfig) -> Wave:
-    """Read a wave at a model's rate, with silence up to whole frames."""
-    wave, rate = soundfile.read(path, dtype="float32")
-    if wave.ndim > 1:
-        raise SystemExit(f"{path}: {wave.shape[1]} channels; one is needed")
-    if rate != frames.sample_rate:
-        wave = soxr.resample(wave, rate, frames.sample_rate)
-    return np.pad(wave, (0, -len(wave) % frames.samples))
 
 
 def tell(encoder: ContentEncoder, heard: Heard, knows: torch.Tensor, when: str) -> None:

@@ -15,9 +15,9 @@ from tiny_small import TINY_SMALL
 from models.streamvoiceanon import StreamVoiceAnon
 from models.streamvoiceanon.training.full_context import Wanted
 from pipelines import fit_full_context
-from pipelines.match_codes import read_readers
 from pipelines.pretrain import read_start
 from pipelines.training.model_folder import fresh_base, read_base, write_model
+from pipelines.training.recordings import read_readers
 
 RATE = 16_000
 

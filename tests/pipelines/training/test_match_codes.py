@@ -21,6 +21,7 @@ from models.streamvoiceanon.training.matching import Told
 from models.streamvoiceanon.training.shared_codes import CODEBOOK
 from pipelines import match_codes
 from pipelines.training.model_folder import fresh_base, read_base, write_model
+from pipelines.training.recordings import read_readers, read_wave
 
 RATE = 16_000
 READERS = ("anna", "bert")
@@ -78,7 +79,7 @@ def test_the_model_gets_another_encoder_and_keeps_the_rest(speech: Path, capsys:
 
 
 def test_frames_have_the_codes_of_the_voice_and_the_phonemes_of_the_alignment(speech: Path) -> None:
-    recordings = [*match_codes.read_readers(speech / "again", speech / "pieces")]
+    recordings = [*read_readers(speech / "again", speech / "pieces")]
     assert [(r.kind, r.speaker) for r in recordings] == [
         (kind, reader) for reader in READERS for kind in ("piece", "moved", "voice")
     ]
@@ -89,7 +90,7 @@ def test_frames_have_the_codes_of_the_voice_and_the_phonemes_of_the_alignment(sp
     assert (piece.codes == -100).all()
     assert torch.equal(moved.codes, voice.codes)
     whole = StreamVoiceAnon.from_pretrained(speech / "model", precision="float32").encode_content(
-        torch.from_numpy(hearing.read(recordings[2].path))
+        torch.from_numpy(read_wave(recordings[2].path, TINY.frames))
     )
     assert torch.equal(voice.codes, likeliest(whole) // TINY.content_encoder.pitch_codes)
     assert voice.phones.tolist() == [0] * 5 + [1] * 7 + [2] * 13
