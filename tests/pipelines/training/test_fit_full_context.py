@@ -1,16 +1,18 @@
 """From readers and the voices that say the same to a model that hears whole utterances."""
 
-import csv
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from tiny_small import TINY_SMALL
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from said_again import RATE, write_corpus
 
 from models.streamvoiceanon import StreamVoiceAnon
 from models.streamvoiceanon.training.full_context import Wanted
@@ -19,31 +21,11 @@ from pipelines.pretrain import read_start
 from pipelines.training.model_folder import fresh_base, read_base, write_model
 from pipelines.training.recordings import read_readers
 
-RATE = 16_000
-
-
-def write_table(folder: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([columns, *rows])
-
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Pieces of anna and bert, what voices say of them, and an actor."""
-    random = np.random.default_rng(0)
-    for folder in ("pieces/audio", "again/audio", "again/heard", "again/alignments", "again/told", "actor/audio"):
-        (tmp_path / folder).mkdir(parents=True)
-    for reader in ("anna", "bert"):
-        for folder in ("pieces/audio", "again/audio", "again/heard"):
-            soundfile.write(tmp_path / folder / f"{reader}.flac", 0.1 * random.standard_normal(RATE), RATE)
-        for folder in ("alignments", "told"):
-            (tmp_path / "again" / folder / f"{reader}.csv").write_text(",1.0\n", encoding="utf-8")
-    files = {reader: f"audio/{reader}.flac" for reader in ("anna", "bert")}
-    write_table(tmp_path / "pieces", ("utt_id", "speaker_id", "path"), [(n, n, path) for n, path in files.items()])
-    said = [(n, "v01", path, path) for n, path in files.items()]
-    write_table(tmp_path / "again", ("utt_id", "speaker_id", "path", "heard"), said)
-    soundfile.write(tmp_path / "actor/audio/a.flac", 0.1 * random.standard_normal(22_050), 22_050)
-    write_table(tmp_path / "actor", ("utt_id", "speaker_id", "path"), [("a", "carl", "audio/a.flac")])
+    """The readers' corpus, and a model."""
+    write_corpus(tmp_path)
     write_model(tmp_path / "model", fresh_base(TINY_SMALL, 0, None), {}, {"content_encoder": "as it was"})
     return tmp_path
 

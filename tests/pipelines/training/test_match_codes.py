@@ -1,6 +1,5 @@
 """From readers and the voices that say the same to an encoder that hears them alike, within a model that speaks."""
 
-import csv
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from said_again import RATE, READERS, write_corpus
 from test_fit_codebook import TINY
 
 from models.streamvoiceanon import StreamVoiceAnon
@@ -23,37 +23,11 @@ from pipelines import match_codes
 from pipelines.training.model_folder import fresh_base, read_base, write_model
 from pipelines.training.recordings import read_readers, read_wave
 
-RATE = 16_000
-READERS = ("anna", "bert")
-
-
-def write_table(folder: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([columns, *rows])
-
 
 @pytest.fixture
 def speech(tmp_path: Path) -> Path:
-    """Two readers' pieces and what voices say of them, one of which does not fit; and an actor at another rate."""
-    random = np.random.default_rng(0)
-    for folder in ("pieces/audio", "again/audio", "again/heard", "again/alignments", "again/told", "actor/audio"):
-        (tmp_path / folder).mkdir(parents=True)
-    pieces, said = [], []
-    for number, reader in enumerate((*READERS, "anna")):
-        name = f"{reader}-{number}"
-        files = [tmp_path / "pieces/audio" / f"{name}.flac", tmp_path / "again/audio" / f"{name}.flac"]
-        if number < 2:
-            files.append(tmp_path / "again/heard" / f"{name}.flac")
-        for path in files:
-            soundfile.write(path, 0.1 * random.standard_normal(RATE), RATE)
-        for folder in ("alignments", "told"):
-            (tmp_path / "again" / folder / f"{name}.csv").write_text(",0.2\ns,0.5\n\u0259,1.0\n", encoding="utf-8")
-        pieces.append((name, reader, f"audio/{name}.flac"))
-        said.append((name, "v01", f"audio/{name}.flac", f"audio/{name}.flac"))
-    write_table(tmp_path / "pieces", ("utt_id", "speaker_id", "path"), pieces)
-    write_table(tmp_path / "again", ("utt_id", "speaker_id", "path", "heard"), said)
-    soundfile.write(tmp_path / "actor/audio/a.flac", 0.1 * random.standard_normal(22_050), 22_050)
-    write_table(tmp_path / "actor", ("utt_id", "speaker_id", "path"), [("a", "carl", "audio/a.flac")])
+    """The corpus, and a model."""
+    write_corpus(tmp_path)
     write_model(tmp_path / "model", fresh_base(TINY, 0, None), {}, {"content_encoder": "as it was"})
     return tmp_path
 
