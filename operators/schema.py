@@ -30,6 +30,11 @@ QUARANTINE_REASONS = {
 }
 
 
+def base_language(code: str) -> str:
+    """Return the language of a tag such as `en-US` or `EN_us`: `en`."""
+    return code.replace("_", "-").split("-")[0].lower()
+
+
 class InputError(ValueError):
     """The job's input is wrong; the message names what, where and the mend, on one line."""
 

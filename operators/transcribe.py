@@ -7,6 +7,7 @@ import numpy as np
 from models import registry
 from models.whisper import Whisper, frame_statistics
 from operators.decode import Batch, object_array
+from operators.schema import base_language
 
 
 class Transcribe:
@@ -27,7 +28,7 @@ class Transcribe:
         transcripts: list[str | None] = [None] * len(encodings)
         rows_of: dict[str, list[int]] = defaultdict(list)
         for row, language in enumerate(batch["language"]):
-            rows_of[str(language or self.default_language).replace("_", "-").split("-")[0].lower()].append(row)
+            rows_of[base_language(str(language or self.default_language))].append(row)
         for language, rows in rows_of.items():
             if language in self.whisper.languages:
                 texts = self.whisper.transcribe([encodings[row] for row in rows], language)

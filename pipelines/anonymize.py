@@ -18,12 +18,13 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from governance.lineage import AnonymizerUsed
+from models import registry
 from models.catalogue import AnonymizerSpec
 from operators.anonymize import Anonymize
 from operators.decode import Decode
 from operators.encode import Encode
 from operators.keys import derive_key, pseudonym
-from operators.schema import AUDIO_TYPE, LABELS, QUARANTINE_REASONS, InputError, released_schema
+from operators.schema import AUDIO_TYPE, LABELS, QUARANTINE_REASONS, InputError, base_language, released_schema
 from operators.screen import Screen
 from operators.select import Select
 from operators.write import WriteParts
@@ -126,6 +127,19 @@ def anonymizer_used(job: Job) -> AnonymizerUsed:
     return AnonymizerUsed(name=job.anonymizer, config=config, digest=hashlib.sha256(described.encode()).hexdigest())
 
 
+def decide_context(job: Job, survey: Survey) -> Job:
+    """Return the job with `context` causal where it was auto, and people speak languages that the recogniser who hears
+    whole utterances does not know: he would hear English sounds in them, and less of how they were said."""
+    if job.context != "auto" or not job.anonymizer_spec.neural or not foreign_languages(job, survey):
+        return job
+    return job.model_copy(update={"context": "causal"})
+
+
+def foreign_languages(job: Job, survey: Survey) -> set[str]:
+    """Return the languages of an index that the recogniser who hears whole utterances does not know."""
+    return {base_language(language) for language in (*survey.languages, job.language or "en")} - registry.RECOGNISED
+
+
 def check_weights(spec: AnonymizerSpec) -> dict[str, str]:
     """Return how the anonymizer hears, its `context`, and the digest of the recogniser that it takes, if any; nothing
     of a model that can hear in one way only.
@@ -135,7 +149,6 @@ def check_weights(spec: AnonymizerSpec) -> dict[str, str]:
     The weights are mapped and not read, so that it takes a second, and no worker finds out later. Raises as
     `AnonymizerSpec.weights`.
     """
-    from models import registry
     from models.streamvoiceanon import VoiceBank
     from models.streamvoiceanon.checkpoint import load_networks, resolve
     from models.streamvoiceanon.config import build_networks, read_states
@@ -159,7 +172,6 @@ def anonymizer_weights(job: Job) -> dict[str, Any]:
     spec = job.anonymizer_spec
     if not spec.neural:
         return {}
-    from models import registry
     from models.streamvoiceanon.checkpoint import CONFIG_FILE, WEIGHTS_FILE, is_converted, resolve
 
     try:

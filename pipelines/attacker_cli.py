@@ -57,7 +57,7 @@ def train(
     Exit codes: 0 trained or there already, 2 the input or configuration is wrong, 1 anything else.
     """
     from operators.schema import InputError
-    from pipelines.anonymize import anonymizer_used
+    from pipelines.anonymize import anonymizer_used, decide_context
     from pipelines.attacker import train_attacker
     from pipelines.attacker_corpus import survey_training
     from pipelines.attacker_network import NetworkSettings, train_network
@@ -70,7 +70,9 @@ def train(
     options |= {"model": model, "voices": voices, "alpha": alpha, "context": context}
     options |= {"output": output, "workers": workers, "gpus": gpus}
     job = load_job(None, {"index": corpus, "attacker_corpus": corpus, "name": "attackers", **options})
-    survey, used = survey_training(corpus, attacked=()), anonymizer_used(job)
+    survey = survey_training(corpus, attacked=())
+    job = decide_context(job, survey)
+    used = anonymizer_used(job)
     if network is None and checkpoint is not None and job.profile != "standard":
         raise InputError("--checkpoint is where a network starts from; name its settings too (--network)")
     settings = load_fields(NetworkSettings, network, {}, ())

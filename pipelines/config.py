@@ -69,7 +69,7 @@ class Job(BaseModel):
     context: Context = Field(
         "auto",
         description="streamvoiceanon: full hears each utterance to its end before it speaks, and loses fewer words; "
-        "causal hears what a live call hears; auto is full where the model can.",
+        "causal hears what a live call hears; auto is full where the model can and everybody speaks English.",
     )
     voice_level: Literal["utterance", "speaker"] = Field(
         "utterance", description="A new pseudo-voice for every utterance, or one a speaker (readable, but linkable)."

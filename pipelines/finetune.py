@@ -132,6 +132,7 @@ def pair_settings(job: FinetuneJob, config: "Config") -> PairSettings:
         known=None if job.teacher == "none" else TEACHERS[job.teacher].emotions,
         prompt_frames=max(1, int(job.prompt_seconds / config.frames.seconds)),
         validation_share=job.validation_share,
+        validation_speakers=job.validation_speakers,
         validation_pairs=job.validation_pairs,
         seed=job.training.seed,
         max_frames=config.acoustic_lm.max_frames,
@@ -185,7 +186,8 @@ def described(job: FinetuneJob, prepared: Prepared) -> dict[str, Any]:
 
 TRAINS = {
     *("pairing", "teacher", "distillation", "distillation_weight", "content_weight", "delays"),
-    *("corrupted", "listening_weight", "prompt_seconds", "validation_share", "validation_pairs", "training"),
+    *("corrupted", "listening_weight", "prompt_seconds", "validation_share", "validation_speakers"),
+    *("validation_pairs", "training"),
 }
 
 

@@ -28,7 +28,9 @@ from operators.schema import InputError
 from pipelines.anonymize import (
     anonymize_index,
     anonymizer_used,
+    decide_context,
     digest_of,
+    foreign_languages,
     seal,
     subgroup_columns,
     unusable_ids,
@@ -54,6 +56,10 @@ ASSUMED_ENGLISH = "The index does not say in which language people speak; Englis
 SAME_EARS = (
     "The recogniser that counts the words also listened for the anonymizer, so it may find more of them than another "
     "would (option --profile standard)."
+)
+HEARD_AS_A_CALL = (
+    "Some people speak a language that the recogniser who hears whole utterances does not know, so every utterance was "
+    "heard as a live call is (option --context)."
 )
 SOFTWARE = ("voxveil", "torch", "ray", "mlflow", "faster-whisper", "Resemblyzer", "speechmos")
 
@@ -132,6 +138,7 @@ def plan_job(job: Job, kind: Kind, resume: bool = False) -> Plan:
     policy = load_policy(job.policy)
     check_output_apart(job)
     survey = survey_index(job.index, (*job.keep_columns, *(job.subgroups or ())))
+    job = decide_context(job, survey)
     check_columns_wanted(job, survey)
     training = survey_training(job.attacker_corpus, utterances_of(job.index)) if job.attacker_corpus else None
     trials = read_trials(job)
@@ -168,6 +175,7 @@ def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
     Raises what `plan_job` raises. TrackingUnavailable and PublishError leave the staged result for `--resume`.
     """
     plan = plan_job(job, kind, resume)
+    job = plan.job
     try:
         check_tracking(plan.tracking)
     except TrackingUnavailable as fault:
@@ -201,6 +209,7 @@ def run_anonymize(job: Job, resume: bool, track: "Track") -> tuple[Run, int, dic
     """Run the anonymizing half alone; return the run, the rows staged, and the count of each quarantine reason."""
     check_output_apart(job)
     survey = survey_index(job.index, job.keep_columns)
+    job = decide_context(job, survey)
     job_key(job)
     check_columns_wanted(job, survey)
     anonymizer_used(job)  # weights that cannot be loaded are an error now, not later
@@ -269,6 +278,8 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
     )
     if not survey.languages and job.language is None:
         evidence = replace(evidence, notes=[*evidence.notes, ASSUMED_ENGLISH])
+    if plan.anonymizer.config.get("context") == "causal" and foreign_languages(job, survey):
+        evidence = replace(evidence, notes=[*evidence.notes, HEARD_AS_A_CALL])
     if heard_by_its_judge(plan):
         evidence = replace(evidence, notes=[*evidence.notes, SAME_EARS])
     decision = decide(plan.policy, evidence.metrics, evidence.chance)

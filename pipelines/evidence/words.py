@@ -8,6 +8,7 @@ import numpy as np
 from metrics.estimate import Estimate
 from metrics.intervals import ratio_estimate
 from metrics.recognition import ErrorCounts, count_errors
+from operators.schema import base_language
 from pipelines.evidence.views import Views
 
 COUNTED = {"wer": ("word_errors", "reference_words"), "cer": ("character_errors", "reference_characters")}
@@ -66,11 +67,6 @@ def measure_words(views: Views, language: str, seed: int) -> tuple[Words | None,
         figures[f"utility.{rate}.anonymized"] = ratio_estimate(after, total, speakers, seed)
         figures[f"utility.{rate}.increase"] = ratio_estimate(after - before, total, speakers, seed)
     return words, figures, notes
-
-
-def base_language(code: str) -> str:
-    """Return the language of a tag such as `en-US` or `EN_us`: `en`."""
-    return code.replace("_", "-").split("-")[0].lower()
 
 
 def note_foreign_languages(languages: list[str], heard: list[str | None]) -> list[str]:

@@ -18,6 +18,7 @@ from pipelines.training.pairs import (
     draw_pairs,
     fit_sequence,
     keep_known_emotions,
+    name_speakers,
     split_speakers,
 )
 from pipelines.training.rows import Rows, timbre_of, wave_of
@@ -32,6 +33,7 @@ CODES = ("frames", "content", "acoustic", "style", "timbre", "timbre_latents")
 class PairSettings:
     """How pairs are made of prepared speech; `known` are the labels of the teacher, None where all will do.
 
+    Held out are the `validation_speakers`, or where none are named a `validation_share` of all.
     `max_frames` is the language model's limit for prompt and source together. With `by_length` a batch holds sources of
     similar lengths, so that little of it is padding. A share `begun` of the training sources begins somewhere in the
     first half of its utterance, as what follows a refilled prompt does.
@@ -47,6 +49,7 @@ class PairSettings:
     max_frames: int
     by_length: bool = False
     begun: float = 0.0
+    validation_speakers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,11 @@ def divide(spoken: list[Spoken], settings: PairSettings) -> Corpus:
         neutral = {utterance.speaker_id for utterance in spoken if utterance.emotion == NEUTRAL}
         both = neutral & {utterance.speaker_id for utterance in spoken if utterance.emotion != NEUTRAL}
         candidates = [utterance for utterance in spoken if utterance.speaker_id in both]
-    _, held_out = split_speakers(
-        (utterance.speaker_id for utterance in candidates), settings.validation_share, settings.seed
-    )
+    speakers = {utterance.speaker_id for utterance in candidates}
+    if settings.validation_speakers:
+        held_out = name_speakers(speakers, settings.validation_speakers)
+    else:
+        _, held_out = split_speakers(speakers, settings.validation_share, settings.seed)
     training = [utterance for utterance in spoken if utterance.speaker_id not in held_out]
     validation = [utterance for utterance in spoken if utterance.speaker_id in held_out]
     return Corpus(training, validation, unknown, too_long)

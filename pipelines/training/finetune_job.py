@@ -60,6 +60,9 @@ class FinetuneJob(BaseModel):
     min_seconds: float = Field(0.5, ge=0, description="Shorter utterances are left out.")
     max_seconds: float = Field(20.0, gt=0, le=LONGEST_SECONDS, description="Longer utterances are left out.")
     validation_share: float = Field(0.1, gt=0, lt=1, description="Share of speakers held out, one at least.")
+    validation_speakers: tuple[str, ...] = Field(
+        (), description="Speakers to hold out, by their ids; default: validation_share of them, drawn."
+    )
     validation_pairs: int = Field(64, ge=1, description="Pairs of held-out speakers that validation reads, at most.")
     samples: int = Field(2, ge=0, description="Held-out sources that are spoken before and after, for people to hear.")
     training: Settings = Field(description="The loop.")

@@ -5,7 +5,7 @@ Everything here is a pure function of the rows, a seed and an epoch: no audio, n
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Literal, TypeVar
@@ -51,6 +51,18 @@ def split_speakers(speakers: Iterable[str], share: float, seed: int) -> tuple[fr
     shuffled = random.Random(f"speakers {seed}").sample(names, len(names))
     held_out = min(len(names) - 1, max(1, round(share * len(names))))
     return frozenset(shuffled[held_out:]), frozenset(shuffled[:held_out])
+
+
+def name_speakers(speakers: Collection[str], named: Collection[str]) -> frozenset[str]:
+    """Return those who were `named` to validate. Raises InputError where one cannot, or nobody is left to train on."""
+    if missing := sorted(set(named) - set(speakers)):
+        raise InputError(
+            f"validation_speakers: {', '.join(missing)} cannot be held out: the corpus has nothing of theirs that can "
+            "be paired as validation wants it"
+        )
+    if not set(speakers) - set(named):
+        raise InputError("validation_speakers: nobody is left to train on; hold out fewer")
+    return frozenset(named)
 
 
 def keep_known_emotions(

@@ -104,6 +104,13 @@ def test_nobody_is_both_trained_on_and_held_out_and_an_epoch_reads_every_source(
     assert "broken" not in feed.rows.spoken
 
 
+def test_those_are_held_out_who_were_named(parts: Path) -> None:
+    feed = CodesFeed(parts, replace(SETTINGS, validation_speakers=("s1",)), 2, True)
+    assert {utterance.speaker_id for utterance in feed.corpus.validation} == {"s1"}
+    assert "s1" not in {utterance.speaker_id for utterance in feed.corpus.training}
+    assert len({utterance.speaker_id for utterance in feed.corpus.training}) > 1
+
+
 def test_without_a_teacher_nothing_of_it_is_read(parts: Path) -> None:
     assert "teacher" not in CodesFeed(parts, SETTINGS, 2, teacher=False).batch(0)
 

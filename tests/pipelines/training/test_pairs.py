@@ -13,6 +13,7 @@ from pipelines.training.pairs import (
     draw_pairs,
     fit_sequence,
     keep_known_emotions,
+    name_speakers,
     pair_emotions,
     pair_speakers,
     split_speakers,
@@ -110,6 +111,14 @@ def test_validation_speakers_are_trained_on_by_nobody_and_the_split_repeats() ->
     assert not training & validation
     assert split_speakers(speakers[::-1] * 2, 0.2, seed=0) == (training, validation)
     assert split_speakers(speakers[:2], 0.01, seed=0)[1]
+
+
+def test_speakers_who_were_named_are_held_out_and_one_whom_nobody_knows_is_told() -> None:
+    assert name_speakers({"s0", "s1", "s2"}, ("s2", "s0")) == {"s0", "s2"}
+    with pytest.raises(InputError, match="s7 cannot be held out"):
+        name_speakers({"s0", "s1"}, ("s0", "s7"))
+    with pytest.raises(InputError, match="nobody is left"):
+        name_speakers({"s0", "s1"}, ("s0", "s1"))
 
 
 def test_labels_are_known_by_their_synonyms_and_others_are_named() -> None:
