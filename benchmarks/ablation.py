@@ -8,7 +8,7 @@ or those of `--aside`, are set aside before anything else and heard by no traini
 choose each training's best step. All three trainings see the same speakers for as many steps, and all four models are
 measured on the same speech in the same voices. Where no distillation moves the model, a probe learns beside it what the
 hidden states tell of the teacher's frames. `--words` names speech in the recogniser's language, with texts, for the
-word error rate.
+word error rate; it is heard to its end where the model can, while the audits hear what a release of `--index` would.
 
 Trainings that are there already are resumed, so the command may be cut and repeated. Prints a table, whose figures
 carry 95 % intervals over speakers and a star where the audit does not trust them, and how the losses of held-out
@@ -19,11 +19,12 @@ import argparse
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
@@ -113,21 +114,26 @@ def job_of(config: str, title: str, given: Mapping[str, object], changed: Mappin
 def set_aside(index: str, output: Path, aside: list[str] | None = None) -> tuple[str, str]:
     """Write an index of the speakers to train on and one of those to measure; return both. Raises InputError."""
     table = open_index(index)[0].to_table()
-    if pc.any(pc.is_null(pc.struct_field(table["audio"], "bytes"))).as_py():
-        raise InputError(f"{index}: some audio lies in files beside the index: `voxveil prepare folder … --embed`")
     known = sorted(set(table["speaker_id"].to_pylist()))
     if missing := set(aside or ()) - set(known):
         raise InputError(f"--aside: nobody in {index} is called {', '.join(sorted(missing))}")
     measured = aside or list(np.random.default_rng(SEED).permutation(known)[: round(len(known) * SET_ASIDE)])
-    chosen = pc.is_in(table["speaker_id"], pc.cast(measured, "string"))
-    output.mkdir(mode=0o700, parents=True, exist_ok=True)
-    written = []
-    for name, part in (("heard", table.filter(pc.invert(chosen))), ("unheard", table.filter(chosen))):
-        path = output / f"{name}.parquet"
-        path.touch(mode=0o600)
-        pq.write_table(part, path, row_group_size=16)
-        written.append(str(path.absolute()))
-    return written[0], written[1]
+    heard = write_speakers(table, set(known) - set(measured), output / "heard.parquet")
+    return heard, write_speakers(table, measured, output / "unheard.parquet")
+
+
+def write_speakers(table: pa.Table, speakers: Collection[str], path: Path) -> str:
+    """Write an index of some speakers of an index, for the eyes of its owner alone; return its absolute path.
+
+    Raises InputError where audio lies in files, whose paths would lead nowhere from there.
+    """
+    if pc.any(pc.is_null(pc.struct_field(table["audio"], "bytes"))).as_py():
+        raise InputError("--index: some audio lies in files beside it: `voxveil prepare folder … --embed`")
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    chosen = pc.is_in(table["speaker_id"], pa.array(sorted(speakers), pa.string()))
+    pq.write_table(table.filter(chosen), path, row_group_size=16)
+    return str(path.absolute())
 
 
 def measure(jobs: Mapping[str, FinetuneJob], words: str | None, utterances: int, track: Track) -> dict[str, Row]:

@@ -1,30 +1,33 @@
-"""What fine-tuning on emotion does to people whom it never heard, with everybody measured once.
+"""What fine-tuning on emotion does to people whom it did not hear, with everybody measured once.
 
     export VOXVEIL_KEY=…
     python -m benchmarks.rotation --config small --index actors.parquet --model base/ --output FOLDER \\
         --groups emodb-03,emodb-08 emodb-09,emodb-10 emodb-11,emodb-12
 
 The people are in groups; each group in turn is measured, the one after it chooses the best step, and all others are
-trained on. A speaker whose id begins with a person's (`emodb-03d1` with `emodb-03`) is that person in disguise, as
+trained on. A speaker with a person's id, a d and a number (`emodb-03d1` for `emodb-03`) is that person in disguise, as
 `sample/disguise_speech.py` writes them: disguises are trained on and choose, and people are measured as they are.
-Whoever has no disguises is trained on as he is. The index holds its audio (`voxveil prepare folder … --embed`);
+Whoever has no disguises is trained on as he is. What the base has heard before is another question: of the embedded one
+docs/model-card.md answers it. The index holds its audio (`voxveil prepare folder … --embed`);
 `--words` names speech in the recogniser's language, with texts, for the word error rate.
 
-Trainings that are there already are resumed, so the command may be cut and repeated. Prints, for each group, the base
-beside what became of it, and the mean over groups with its 95 % interval over groups.
+Trainings that are there already are resumed, so the command may be cut and repeated. Prints, for each group as it ends,
+the base beside what became of it, and then the means over groups with their 95 % intervals over groups.
 """
 
 import argparse
+import math
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 
-from benchmarks.ablation import Row, job_of, measure
+from benchmarks.ablation import Row, job_of, measure, write_speakers
+from benchmarks.choices import shown as told
 from metrics.signal import mean_estimate
 from operators.schema import InputError
 from pipelines.cluster import ray_session
@@ -65,13 +68,19 @@ def main() -> None:
     table = open_index(options.index)[0].to_table()
     groups = [tuple(group.split(",")) for group in options.groups]
     folds = rotate(table["speaker_id"].to_pylist(), groups)
-    began, rows = time.monotonic(), {}
+    began = time.monotonic()
+    values: dict[str, list[list[float]]] = {"base": [], VARIANT: []}
+    print(f"| measured | | {' | '.join((*FIGURES, WORDS))} |\n|{'---|' * (len(FIGURES) + 3)}", flush=True)
     with tracking_progress(Console(stderr=True)) as track, ray_session(), one_key():
         for group, fold in zip(groups, folds, strict=True):
             track.say(f"-- measured: {', '.join(group)}")
             job = job_of(options.config, VARIANT, fold_fields(table, fold, options.model, options.output), {})
-            rows[group] = measure({VARIANT: job}, options.words, options.utterances, track)
-    print_table(rows)
+            models = measure({VARIANT: job}, options.words, options.utterances, track)
+            for title, every in values.items():
+                every.append(figures_of(models[title]))
+                print(f"| {', '.join(group)} | {title} | {' | '.join(map(shown, every[-1]))} |", flush=True)
+    for title, every in values.items():
+        print(f"| mean | {title} | {' | '.join(means(every))} |")
     print(f"\n{time.monotonic() - began:.0f} s on the clock")
 
 
@@ -87,7 +96,7 @@ def rotate(speakers: Sequence[str], groups: Sequence[Sequence[str]]) -> list[Fol
     if missing := sorted(set(people) - set(known)):
         raise InputError(f"--groups: nobody is called {', '.join(missing)}")
     disguises = {
-        person: tuple(name for name in known if name.startswith(person) and name not in people) or (person,)
+        person: tuple(name for name in known if re.fullmatch(rf"{re.escape(person)}d\d+", name)) or (person,)
         for person in people
     }
     folds = []
@@ -102,38 +111,30 @@ def rotate(speakers: Sequence[str], groups: Sequence[Sequence[str]]) -> list[Fol
 def fold_fields(table: pa.Table, fold: Fold, model: str, output: Path) -> dict[str, object]:
     """Write a fold's two indices; return the fields of its job."""
     folder = output / "-".join(fold.measured)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    paths = {}
-    for name, wanted in (("heard", (*fold.trained, *fold.choosing)), ("unheard", fold.measured)):
-        rows = [row for row, speaker in enumerate(table["speaker_id"].to_pylist()) if speaker in wanted]
-        paths[name] = folder / f"{name}.parquet"
-        paths[name].touch(mode=0o600)
-        pq.write_table(table.take(rows), paths[name], row_group_size=16)
     return {
-        "index": str(paths["heard"].absolute()),
-        "evaluation_index": str(paths["unheard"].absolute()),
+        "index": write_speakers(table, {*fold.trained, *fold.choosing}, folder / "heard.parquet"),
+        "evaluation_index": write_speakers(table, fold.measured, folder / "unheard.parquet"),
         "model": model,
         "output": folder,
         "validation_speakers": fold.choosing,
     }
 
 
-def print_table(rows: dict[tuple[str, ...], dict[str, Row]]) -> None:
-    """Print two lines for each group, and the means."""
-    print(f"| measured | | {' | '.join((*FIGURES, WORDS))} |\n|{'---|' * (len(FIGURES) + 3)}")
-    values: dict[str, list[list[float]]] = {"base": [], VARIANT: []}
-    for group, models in rows.items():
-        for title, every in values.items():
-            row = models[title]
-            figures = [row.report.metrics.get(metric) for metric in FIGURES.values()] + [row.wer]
-            every.append([float("nan") if figure is None else figure.value for figure in figures])
-            cells = " | ".join(f"{value:.3f}" for value in every[-1])
-            print(f"| {', '.join(group)} | {title} | {cells} |")
-    names = [", ".join(group) for group in rows]
-    for title, every in values.items():
-        means = [mean_estimate(column, names, 0) for column in zip(*every, strict=True) if column[0] == column[0]]
-        cells = " | ".join(f"{mean.value:.3f} ({mean.lower:.3f} to {mean.upper:.3f})" for mean in means)
-        print(f"| mean | {title} | {cells} |")
+def figures_of(row: Row) -> list[float]:
+    """Return a model's figures; NaN for what was not measured."""
+    figures = [row.report.metrics.get(metric) for metric in FIGURES.values()] + [row.wer]
+    return [math.nan if figure is None or figure.value is None else figure.value for figure in figures]
+
+
+def means(every: list[list[float]]) -> list[str]:
+    """Return the mean of each figure over groups, those left out in which it was not measured."""
+    groups = list(range(len(every)))
+    columns = list(zip(*every, strict=True))
+    return ["" if all(map(math.isnan, column)) else told(mean_estimate(column, groups, 0)) for column in columns]
+
+
+def shown(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3f}"
 
 
 if __name__ == "__main__":

@@ -23,16 +23,16 @@ import re
 import shutil
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks.choices import Ears, Speech, read_speech, shown
+from benchmarks.choices import Ears, Speech, Waves, read_speech, shown
 from metrics.emotion import recall_retained
 from metrics.estimate import Estimate
 from metrics.intervals import ratio_estimate
@@ -50,9 +50,11 @@ from pipelines.training.loop import read_curve
 from pipelines.training.model_folder import Base, read_base, without_full_context, write_model
 from pipelines.training.pretrain_job import PretrainJob, Stage, load_pretrain
 
-SETTINGS = ("codebooks", "halvings", "width")
+SETTINGS = {"codec": ("codebooks", "halvings"), "lm": ("width",)}
 NEW = "quantizer.residual_fsq."  # what no codec begins with
 SEED, ROUNDS, TIMED = 0, 3, 4  # TIMED utterances
+
+Measure = Callable[[Ears, Waves], dict[str, Estimate]]
 
 
 def main() -> None:
@@ -66,14 +68,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("settings", nargs="*", default=[""], help="such as codebooks=4 or width=384")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     base, speech = without_full_context(read_base(options.model)), read_speech(options.speech)
-    heard = []
+    measured: list[tuple[Ears, Measure]] = []
     if options.stage == "codec":
-        heard = [Ears(speech, 2)] + ([Ears(read_speech(options.actors), 2)] if options.actors else [])
+        measured = [(Ears(speech, 2), words_left)]
+        if options.actors:
+            measured.append((Ears(read_speech(options.actors), 2), emotion_left))
     first: PretrainJob | None = None
-    for text in options.settings or [""]:
-        config = resized(base.config, read_setting(text))
+    wanted = [(text, read_setting(options.stage, text)) for text in options.settings or [""]]
+    for text, setting in wanted:
+        config = resized(base.config, setting)
         job = job_of(options, base, config, re.sub(r"[=,]", "-", text) or "as-it-is")
         if first is not None and options.stage == "lm":
             share_prepared(job, first)
@@ -83,9 +88,9 @@ def main() -> None:
         if ending.ended != "done":
             raise RuntimeError(f"the training {text!r} ended early: {ending.ended}, {ending.detail}")
         figures = losses_of(job, options.stage)
-        for ears in heard:
-            measured = measure(read_base(str(job.model)).network("codec"), ears, config)  # type: ignore[arg-type]
-            figures |= {name: shown(figure) for name, figure in measured.items()}
+        for ears, left in measured:
+            codec = cast(Codec, read_base(str(job.model)).network("codec"))
+            figures |= {name: shown(figure) for name, figure in left(ears, spoken(codec, ears.speech, config)).items()}
         seconds = seconds_of(config, speech)
         if first is None:
             first, first_seconds = job, seconds
@@ -94,10 +99,10 @@ def main() -> None:
         print(f"| {text or 'as it is'} | {cells} |", flush=True)
 
 
-def read_setting(text: str) -> dict[str, int]:
+def read_setting(stage: Stage, text: str) -> dict[str, int]:
     setting = {name: int(value) for name, _, value in (part.partition("=") for part in text.split(",") if part)}
-    if unknown := set(setting) - set(SETTINGS):
-        raise SystemExit(f"{', '.join(unknown)}: no such size; there are {', '.join(SETTINGS)}")
+    if unknown := set(setting) - set(SETTINGS[stage]):
+        raise SystemExit(f"{', '.join(unknown)}: no size of {stage}'s; there are {', '.join(SETTINGS[stage])}")
     return setting
 
 
@@ -174,10 +179,8 @@ def losses_of(job: PretrainJob, stage: Stage) -> dict[str, str]:
     return {name.removeprefix("validation."): f"{value:.3f}" for name, value in last.items()}
 
 
-def measure(codec: Codec, ears: Ears, config: Config) -> dict[str, Estimate]:
-    """Return what is left of speech that goes through a codec and nothing else: of its emotion where it is labelled, of
-    its words otherwise."""
-    speech = ears.speech
+def spoken(codec: Codec, speech: Speech, config: Config) -> Waves:
+    """Return speech that went through a codec and nothing else."""
     waves = []
     for wave in speech.waves:
         frames = -(-len(wave) // config.frames.samples)
@@ -185,19 +188,30 @@ def measure(codec: Codec, ears: Ears, config: Config) -> dict[str, Estimate]:
         whole[0, : len(wave)] = torch.from_numpy(wave)
         with torch.inference_mode():
             codes, _ = codec.encode(whole, codec.initial_encoder_state(1))
-            spoken, _ = codec.decode(codes, codec.initial_decoder_state(1))
-        waves.append(spoken[0, : len(wave)].numpy())
-    words, emotions = ears.listen(waves)
-    rows = [row for row, emotion in enumerate(speech.emotions) if emotion is not None]
-    if rows:
-        columns = (speech.emotions, ears.emotions, emotions, speech.speakers)
-        truth, before, after, who = ([str(column[row]) for row in rows] for column in columns)
-        return {"UAR kept": recall_retained(truth, before, after, CLASSES, who, 0)}
-    errors = count_errors(ears.texts, words, "en")
+            samples, _ = codec.decode(codes, codec.initial_decoder_state(1))
+        waves.append(samples[0, : len(wave)].numpy())
+    return waves
+
+
+def words_left(ears: Ears, waves: Waves) -> dict[str, Estimate]:
+    """Return how many words are misread, and how it sounds."""
+    words, _ = ears.listen(waves)
+    errors, speakers = count_errors(ears.texts, words, "en"), ears.speech.speakers
     return {
-        "WER": ratio_estimate(errors.word_errors, errors.reference_words, speech.speakers, 0),
-        "DNSMOS": mean_estimate(ears.quality.score(waves)["overall"], speech.speakers, 0),
+        "WER": ratio_estimate(errors.word_errors, errors.reference_words, speakers, 0),
+        "DNSMOS": mean_estimate(ears.quality.score(waves)["overall"], speakers, 0),
     }
+
+
+def emotion_left(ears: Ears, waves: Waves) -> dict[str, Estimate]:
+    """Return the recall that is left of the original's. Raises ValueError where nothing is labelled."""
+    _, heard = ears.listen(waves)
+    labels = ears.speech.emotions
+    rows = [row for row, label in enumerate(labels) if label is not None]
+    truth, before, after, who = (
+        [str(column[row]) for row in rows] for column in (labels, ears.emotions, heard, ears.speech.speakers)
+    )
+    return {"UAR kept": recall_retained(truth, before, after, CLASSES, who, 0)}
 
 
 def seconds_of(config: Config, speech: Speech) -> float:

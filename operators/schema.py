@@ -32,7 +32,7 @@ QUARANTINE_REASONS = {
 
 def base_language(code: str) -> str:
     """Return the language of a tag such as `en-US` or `EN_us`: `en`."""
-    return code.replace("_", "-").split("-")[0].lower()
+    return code.replace("_", "-").split("-")[0].strip().lower()
 
 
 class InputError(ValueError):

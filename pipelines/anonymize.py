@@ -127,17 +127,22 @@ def anonymizer_used(job: Job) -> AnonymizerUsed:
     return AnonymizerUsed(name=job.anonymizer, config=config, digest=hashlib.sha256(described.encode()).hexdigest())
 
 
-def decide_context(job: Job, survey: Survey) -> Job:
+def decide_context(job: Job, survey: Survey) -> tuple[Job, str]:
     """Return the job with `context` causal where it was auto, and people speak languages that the recogniser who hears
-    whole utterances does not know: he would hear English sounds in them, and less of how they were said."""
-    if job.context != "auto" or not job.anonymizer_spec.neural or not foreign_languages(job, survey):
-        return job
-    return job.model_copy(update={"context": "causal"})
+    whole utterances does not know; and the sentence that says so, which is empty where nothing was decided.
 
-
-def foreign_languages(job: Job, survey: Survey) -> set[str]:
-    """Return the languages of an index that the recogniser who hears whole utterances does not know."""
-    return {base_language(language) for language in (*survey.languages, job.language or "en")} - registry.RECOGNISED
+    He would hear English sounds in them. How much is lost by that was measured for emotion (`docs/results.md`), for
+    words it was not.
+    """
+    spoken = {*survey.languages, *([job.language or "en"] if survey.unnamed_language else [])}
+    foreign = sorted(language for language in spoken if base_language(language) not in registry.RECOGNISED)
+    if job.context != "auto" or not job.anonymizer_spec.neural or not foreign:
+        return job, ""
+    told = (
+        f"Some people speak what the recogniser who hears whole utterances does not know ({', '.join(foreign)}), so "
+        "every utterance is heard as in a live call (option --context)."
+    )
+    return job.model_copy(update={"context": "causal"}), told
 
 
 def check_weights(spec: AnonymizerSpec) -> dict[str, str]:

@@ -35,7 +35,9 @@ def train(
     model: Annotated[str | None, typer.Option(help="The anonymizer's model, where it has one.")] = None,
     voices: Annotated[str | None, typer.Option(help="The anonymizer's voice bank, where it has one.")] = None,
     alpha: Annotated[float | None, typer.Option(help="How much of the bank's voices is kept, 0 to 1.")] = None,
-    context: Annotated[str, typer.Option(help="How the anonymizer hears: auto, full or causal.")] = "auto",
+    context: Annotated[
+        str, typer.Option(help="How the anonymizer hears: full, causal, or auto, by the corpus' language.")
+    ] = "auto",
     profile: Annotated[str, typer.Option(help="Whose speaker encoder the attacker builds on.")] = "embedded",
     network: Annotated[
         Path | None, typer.Option(help="Train a network, by these settings (YAML); the standard profile always does.")
@@ -71,13 +73,15 @@ def train(
     options |= {"output": output, "workers": workers, "gpus": gpus}
     job = load_job(None, {"index": corpus, "attacker_corpus": corpus, "name": "attackers", **options})
     survey = survey_training(corpus, attacked=())
-    job = decide_context(job, survey)
+    job, heard = decide_context(job, survey)
     used = anonymizer_used(job)
     if network is None and checkpoint is not None and job.profile != "standard":
         raise InputError("--checkpoint is where a network starts from; name its settings too (--network)")
     settings = load_fields(NetworkSettings, network, {}, ())
     initial = find_checkpoint(checkpoint, job.profile)
     with tracking_progress(console) as track:
+        if heard:
+            track.say(heard)
         run = start_run(job, "attacker", {"index": survey.digest}, resume)
         with ray_session():
             if network is not None or job.profile == "standard":

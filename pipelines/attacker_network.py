@@ -114,10 +114,12 @@ def find_network(uri: str, output: Path, anonymizer: AnonymizerUsed, attacked: l
     except (ValueError, TrackingUnavailable) as fault:
         raise InputError(f"the attacker {uri} cannot be used: {fault}") from None
     if card.anonymizer.digest != anonymizer.digest:
+        theirs, ours = card.anonymizer.config, anonymizer.config
+        unlike = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
         raise InputError(
             f"the attacker {uri} was trained against {card.anonymizer.name} with other settings or weights than this "
-            f"job's {anonymizer.name} ({card.anonymizer.digest[:12]}, not {anonymizer.digest[:12]}); train one with "
-            "`voxveil attacker train`"
+            f"job's {anonymizer.name} ({', '.join(unlike) or 'name'}; {card.anonymizer.digest[:12]}, not "
+            f"{anonymizer.digest[:12]}); train one with `voxveil attacker train`"
         )
     if known := count_known(card, attacked):
         raise InputError(

@@ -19,9 +19,7 @@ Fields = TypeVar("Fields", bound=BaseModel)
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 # What only the audit reads: `voxveil anonymize` has no options for these.
-AUDIT_FIELDS = frozenset(
-    {"profile", "policy", "attacker", "attacker_corpus", "trials", "subgroups", "language", "seed"}
-)
+AUDIT_FIELDS = frozenset({"profile", "policy", "attacker", "attacker_corpus", "trials", "subgroups", "seed"})
 
 
 def plain_name(name: str) -> str:

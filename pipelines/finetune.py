@@ -181,6 +181,8 @@ def build_finetune(job: FinetuneJob) -> "tuple[LanguageModelTask, CodesFeed]":
 def described(job: FinetuneJob, prepared: Prepared) -> dict[str, Any]:
     """Return what makes a training what it is: resuming asks for the same, and MLflow keeps it."""
     own = job.model_dump(mode="json", include=TRAINS)
+    if not job.validation_speakers:
+        del own["validation_speakers"]  # as trainings that began before there were any described themselves
     return {**own, "recipe": asdict(prepared.recipe), "fingerprint": prepared.fingerprint}
 
 

@@ -16,7 +16,7 @@ finetune_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
-CONFIG = typer.Option(help="A YAML file, or a size: full, mini or smoke.")
+CONFIG = typer.Option(help="A YAML file, or a size: full, small, mini or smoke.")
 INDEX = typer.Option(help="Index of the labelled corpus; wins over the file's.")
 NAME = typer.Option(help="Name of the result; wins over the file's.")
 MODEL = typer.Option(help="The base: a checkpoint folder, or Plachta/StreamVoiceAnon; wins over the file's.")

@@ -11,7 +11,7 @@ from pipelines.faults import OTHER, console, told_in_one_line
 @told_in_one_line
 def pretrain(
     stage: Annotated[Literal["content", "codec", "lm"], typer.Argument(help="What to train, in this order.")],
-    config: Annotated[str, typer.Option(help="A YAML file, or a size: full, mini or smoke.")],
+    config: Annotated[str, typer.Option(help="A YAML file, or a size: full, small, mini or smoke.")],
     index: Annotated[str | None, typer.Option(help="Index of speech by many people; wins over the file's.")] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the model, the same for the three; wins over the file's.")

@@ -30,7 +30,6 @@ from pipelines.anonymize import (
     anonymizer_used,
     decide_context,
     digest_of,
-    foreign_languages,
     seal,
     subgroup_columns,
     unusable_ids,
@@ -56,10 +55,6 @@ ASSUMED_ENGLISH = "The index does not say in which language people speak; Englis
 SAME_EARS = (
     "The recogniser that counts the words also listened for the anonymizer, so it may find more of them than another "
     "would (option --profile standard)."
-)
-HEARD_AS_A_CALL = (
-    "Some people speak a language that the recogniser who hears whole utterances does not know, so every utterance was "
-    "heard as a live call is (option --context)."
 )
 SOFTWARE = ("voxveil", "torch", "ray", "mlflow", "faster-whisper", "Resemblyzer", "speechmos")
 
@@ -101,7 +96,8 @@ class Plan:
     """A job that was checked before it runs: its policy, its index, its auditors' weights.
 
     `training` surveys the corpus that the semi-informed attacker is trained on, None where none is named; `trials` are
-    official ones, None where they are drawn. `network` is a semi-informed attacker that the job names.
+    official ones, None where they are drawn. `network` is a semi-informed attacker that the job names. `heard` says so
+    where the languages of the index decided the context.
     """
 
     job: Job
@@ -115,6 +111,7 @@ class Plan:
     anonymizer: AnonymizerUsed
     tracking: str
     target: Path
+    heard: str
 
     @property
     def has_key(self) -> bool:
@@ -138,7 +135,7 @@ def plan_job(job: Job, kind: Kind, resume: bool = False) -> Plan:
     policy = load_policy(job.policy)
     check_output_apart(job)
     survey = survey_index(job.index, (*job.keep_columns, *(job.subgroups or ())))
-    job = decide_context(job, survey)
+    job, heard = decide_context(job, survey)
     check_columns_wanted(job, survey)
     training = survey_training(job.attacker_corpus, utterances_of(job.index)) if job.attacker_corpus else None
     trials = read_trials(job)
@@ -156,7 +153,18 @@ def plan_job(job: Job, kind: Kind, resume: bool = False) -> Plan:
         network = find_network(job.attacker, job.output, anonymizer, list(utterances_of(job.index)))
         auditors += (network.used,)
     return Plan(
-        job, kind, policy, survey, training, network, trials, auditors, anonymizer, tracking_uri(job.output), target
+        job,
+        kind,
+        policy,
+        survey,
+        training,
+        network,
+        trials,
+        auditors,
+        anonymizer,
+        tracking_uri(job.output),
+        target,
+        heard,
     )
 
 
@@ -186,6 +194,8 @@ def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
     if plan.trials is not None:
         world["trials"] = plan.trials.digest
     run = start_run(job, kind, world, resume)
+    if plan.heard:
+        track.say(plan.heard)
     track.say(f"{plan.survey.rows} rows of {plan.survey.speakers} speakers; the run's folder is {run.folder}")
     if "reported" not in run.done:
         track.say("starting Ray, which takes some seconds")
@@ -209,7 +219,9 @@ def run_anonymize(job: Job, resume: bool, track: "Track") -> tuple[Run, int, dic
     """Run the anonymizing half alone; return the run, the rows staged, and the count of each quarantine reason."""
     check_output_apart(job)
     survey = survey_index(job.index, job.keep_columns)
-    job = decide_context(job, survey)
+    job, heard = decide_context(job, survey)
+    if heard:
+        track.say(heard)
     job_key(job)
     check_columns_wanted(job, survey)
     anonymizer_used(job)  # weights that cannot be loaded are an error now, not later
@@ -278,8 +290,8 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
     )
     if not survey.languages and job.language is None:
         evidence = replace(evidence, notes=[*evidence.notes, ASSUMED_ENGLISH])
-    if plan.anonymizer.config.get("context") == "causal" and foreign_languages(job, survey):
-        evidence = replace(evidence, notes=[*evidence.notes, HEARD_AS_A_CALL])
+    if plan.heard:
+        evidence = replace(evidence, notes=[*evidence.notes, plan.heard])
     if heard_by_its_judge(plan):
         evidence = replace(evidence, notes=[*evidence.notes, SAME_EARS])
     decision = decide(plan.policy, evidence.metrics, evidence.chance)

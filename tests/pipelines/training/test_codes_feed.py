@@ -21,12 +21,12 @@ from models.streamvoiceanon.frontend import FrameConfig
 from models.streamvoiceanon.shapes import SMALL
 from operators.encode import encode_flac
 from operators.schema import AUDIO_TYPE, InputError
-from pipelines.finetune import codes_columns
+from pipelines.finetune import codes_columns, described
 from pipelines.training.codes_feed import CodesFeed, PairSettings, check_labels
 from pipelines.training.finetune_job import load_finetune, sizes
 from pipelines.training.model_folder import read_base, write_model
 from pipelines.training.pairs import Spoken
-from pipelines.training.prepared import schema_of
+from pipelines.training.prepared import Prepared, Recipe, schema_of
 from pipelines.training.pretrain_job import Stage, load_pretrain
 from pipelines.training.run_folder import begin
 from pipelines.training.waves_feed import WavesFeed
@@ -233,6 +233,15 @@ def test_a_training_is_neither_begun_anew_nor_resumed_as_another(tmp_path: Path)
         begin(tmp_path, {"rate": 2}, True, "run")
     with pytest.raises(InputError, match="no training"):
         begin(tmp_path / "none", {"rate": 1}, True, "run")
+
+
+def test_a_training_from_before_speakers_could_be_named_goes_on() -> None:
+    job = load_finetune("smoke", index="i", name="n", model="m")
+    recipe = Recipe("c", "m", "t", 16_000, 25.0, 0.5, 20.0)
+    prepared = Prepared(Path("p"), recipe, 1, "f")
+    assert "validation_speakers" not in described(job, prepared)
+    named = job.model_copy(update={"validation_speakers": ("s1",)})
+    assert described(named, prepared)["validation_speakers"] == ["s1"]
 
 
 def test_weights_of_another_contract_are_refused_with_what_does_not_fit(tmp_path: Path) -> None:

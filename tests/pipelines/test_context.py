@@ -1,0 +1,61 @@
+"""How whole utterances are heard hangs on the language: the recogniser who hears to the end knows English alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.anonymize import decide_context
+from pipelines.config import Job, load_job
+from pipelines.release import plan_job
+from pipelines.survey import survey_index
+
+
+@pytest.fixture
+def job_of(sample_rows: list[dict[str, Any]], tmp_path: Path) -> Any:
+    """A function that returns a job on an index whose rows speak the given languages by turns."""
+
+    def make(languages: tuple[str | None, ...], **options: Any) -> Job:
+        path = tmp_path / f"{'-'.join(map(str, languages))}.parquet"
+        rows = [row | {"language": languages[n % len(languages)]} for n, row in enumerate(sample_rows[:4])]
+        table = pa.Table.from_pylist(rows)
+        pq.write_table(table if any(languages) else table.drop_columns(["language"]), path)
+        return load_job(None, {"index": str(path), "name": "n", "output": tmp_path, **options})
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("languages", "assumed", "foreign"),
+    [
+        ((None,), None, ""),
+        ((None,), "de", "de"),
+        (("en", "en-US", "EN_gb "), None, ""),
+        (("en",), "de", ""),  # every row says what it is
+        (("en", None), "de", "de"),
+        (("de",), None, "de"),
+        (("de", "en", "pt_BR"), None, "de, pt_BR"),
+    ],
+)
+def test_who_speaks_another_language_is_heard_as_in_a_call(
+    job_of: Any, languages: tuple[str | None, ...], assumed: str | None, foreign: str
+) -> None:
+    job = job_of(languages, language=assumed)
+    decided, told = decide_context(job, survey_index(job.index))
+    assert decided.context == ("causal" if foreign else "auto")
+    assert f"({foreign})" in told if foreign else told == ""
+    plan = plan_job(job, "audit")
+    assert plan.job == decided, "what runs is what was decided"
+    assert plan.anonymizer.config["context"] == ("causal" if foreign else "full")
+    assert plan.heard == told
+
+
+def test_what_was_asked_for_is_done(job_of: Any) -> None:
+    for context in ("full", "causal"):
+        job = job_of(("de",), context=context)
+        assert decide_context(job, survey_index(job.index)) == (job, "")
+        assert plan_job(job, "audit").anonymizer.config["context"] == context
+    deaf = job_of(("de",), anonymizer="mcadams")
+    assert decide_context(deaf, survey_index(deaf.index)) == (deaf, "")
