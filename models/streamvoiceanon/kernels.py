@@ -27,6 +27,7 @@ WeightType = Literal["float32", "int8", "int16"]
 KINDS: tuple[WeightType, ...] = ("float32", "int8", "int16")  # by the number that kernels.c knows them by
 LARGE_PAGE, LINE, SHELF = 2 << 20, 64, 64 << 20  # bytes
 STEPS = {"int8": 127, "int16": 32_767}  # of an output's largest magnitude
+WHOLE = 1e-3  # of a step: what float32 makes of 127 of them is off by less
 SOURCE = Path(__file__).with_name("kernels.c")
 INCLUDED = Path(__file__).with_name("tiles.h")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros")
@@ -189,18 +190,44 @@ class PackedWeights(NamedTuple):
 
 
 def pack_weights(weight: Tensor, kind: WeightType) -> PackedWeights:
-    """Pack weights [outputs, taps, inputs]; integers are 127 or 32,767 steps of each output's largest magnitude."""
-    outputs, taps, inputs = weight.shape
+    """Pack weights [outputs, taps, inputs]; integers are 127 or 32,767 steps of each output's largest magnitude.
+
+    Weights that are whole steps of int8, as those of a compact checkpoint are (`compact`), are no less exact in it, and
+    half as much is read: it takes the place of int16 then.
+    """
+    (packed,), _ = pack_together([weight], kind)
+    return packed
+
+
+def pack_together(weights: Sequence[Tensor], kind: WeightType) -> tuple[list[PackedWeights], WeightType]:
+    """Pack weights that one kernel reads, all as one kind, as `pack_weights` does; return them and the kind."""
+    if kind == "float32":
+        return [_packed(weight.detach().float(), None, kind) for weight in weights], kind
+    if kind == "int16":
+        counted = [_count_steps(weight, "int8") for weight in weights]
+        if all(off < WHOLE for _, _, off in counted):
+            return [_packed(steps, scale, "int8") for steps, scale, _ in counted], "int8"
+    counted = [_count_steps(weight, kind) for weight in weights]
+    return [_packed(steps, scale, kind) for steps, scale, _ in counted], kind
+
+
+def _count_steps(weight: Tensor, kind: WeightType) -> tuple[Tensor, Tensor, float]:
+    """Return weights [outputs, taps, inputs] in whole steps, each output's step, and by how much of one most is off."""
     weight = weight.detach().float()
-    scale = None
-    if kind != "float32":
-        scale = (weight.abs().amax(dim=(1, 2)) / STEPS[kind]).clamp(min=1e-12)
-        weight = (weight / scale.view(-1, 1, 1)).round()
+    scale = (weight.abs().amax(dim=(1, 2)) / STEPS[kind]).clamp(min=1e-12)
+    steps = weight / scale.view(-1, 1, 1)
+    whole = steps.round()
+    return whole, scale, float(steps.sub_(whole).abs_().max())
+
+
+def _packed(rows: Tensor, scale: Tensor | None, kind: WeightType) -> PackedWeights:
+    """Lay out what is to be read, [outputs, taps, inputs], in panels."""
+    outputs, taps, inputs = rows.shape
     widest = ctypes.c_int.in_dll(_loaded(), "panel_vecs").value
     vecs = min(widest, 4 if outputs > 2 * PANEL else 2 if outputs > PANEL else 1)
     width = vecs * PANEL
     panels = -(-outputs // width)
-    rows = torch.nn.functional.pad(weight.reshape(outputs, -1), (0, 0, 0, panels * width - outputs))
+    rows = torch.nn.functional.pad(rows.reshape(outputs, -1), (0, 0, 0, panels * width - outputs))
     packed = _shelf.put(rows.to(getattr(torch, kind)).view(panels, width, -1).transpose(1, 2).contiguous())
     function = f"convolve_{kind.replace('float', 'f').replace('int', 'i')}"
     return PackedWeights(packed, scale, vecs, taps, inputs, outputs, function)
@@ -301,7 +328,7 @@ class PackedLayer:
             raise ValueError(
                 f"a feed-forward of {weights[3].shape[1]} channels: the kernels need a multiple of {PANEL}"
             )
-        packed = [pack_weights(weight.unsqueeze(1), kind) for weight in weights]
+        packed, kind = pack_together([weight.unsqueeze(1) for weight in weights], kind)
         for i, gain in ((1, gains[0]), (3, gains[1])):
             if gain is not None:
                 packed[i] = _scaled(packed[i], gain)
@@ -398,8 +425,8 @@ class PackedConvNeXt:
         maps [outputs, inputs], each with its bias; `gamma` scales what the block adds to its input, `kind` is that of
         the linear maps' weights."""
         kernel, (gain, shift, epsilon) = depthwise[0].detach().T.contiguous(), norm
-        up = pack_weights(wide[0].unsqueeze(1), kind)
-        down = _scaled(pack_weights(narrow[0].unsqueeze(1), kind), gamma)
+        (up, down), kind = pack_together([wide[0].unsqueeze(1), narrow[0].unsqueeze(1)], kind)
+        down = _scaled(down, gamma)
         self.weights = up, down
         kept = (kernel, depthwise[1], gain, shift, wide[1], narrow[1] * gamma)
         self._kept = [tensor.detach().clone() for tensor in kept]

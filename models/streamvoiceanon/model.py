@@ -60,7 +60,7 @@ class StreamVoiceAnon:
         `precision` is that of the acoustic language model's weights: float32 is exact; int8 (a CPU with the compiled
         kernels) and bfloat16 are faster; "auto" is int8 on such a CPU, bfloat16 on a GPU, float32 elsewhere. The
         other networks are float32. Beside int8 they are int16, which moves what they compute by less than a
-        thousandth, and keys and values bfloat16.
+        thousandth, or int8 where their weights were kept as that, and keys and values bfloat16.
         `voices` is what `draw_voice` draws from, mixed with noise by `alpha`. `compiled` hands what has fixed shapes to
         torch.compile, minutes at the first frame, which is for a GPU: ValueError where the kernels do the work.
         `context` says how `anonymize` hears an utterance: "causal" as a stream does; "full" to its end, by the embedded

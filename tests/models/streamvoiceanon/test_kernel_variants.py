@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.streamvoiceanon import StreamVoiceAnon, kernels
+from models.streamvoiceanon.compact import compacted, expanded
 from models.streamvoiceanon.conv import ConvNeXtBlock
 from models.streamvoiceanon.transformer import Sight, TransformerState, new_caches, rotary_table, run_layers
 
@@ -151,3 +152,18 @@ def test_a_convnext_block_computes_what_plain_torch_does(kind: kernels.WeightTyp
         computed, packed_after = packed(x, packed.initial_state(2))
     assert torch.allclose(computed, expected, atol=2e-4, rtol=0)  # int16 is off by 2^-16 of a row's largest weight
     assert torch.equal(packed_after, after)
+
+
+def test_weights_that_were_kept_as_int8_are_packed_as_int8_and_no_less_exactly() -> None:
+    draw = torch.Generator().manual_seed(3)
+    weight, x = torch.randn(48, 1, 64, generator=draw), torch.randn(1, 6, 64, generator=draw)
+    kept = expanded(compacted({"w": torch.cat([weight, weight], 1).flatten(1)}, {"w"}))["w"].unsqueeze(1)
+    packed = kernels.pack_weights(kept, "int16")
+    assert packed.function == "convolve_i8"
+    wide = torch.cat([x, x], 2)
+    assert torch.allclose(kernels.convolve(wide, packed, None), F.linear(wide, kept.squeeze(1)), atol=1e-4, rtol=0)
+    assert kernels.pack_weights(weight, "int16").function == "convolve_i16"
+    together, kind = kernels.pack_together([kept, kept], "int16")
+    assert (kind, {part.function for part in together}) == ("int8", {"convolve_i8"})
+    together, kind = kernels.pack_together([kept, weight], "int16")
+    assert (kind, {part.function for part in together}) == ("int16", {"convolve_i16"}), "one kernel reads both"
