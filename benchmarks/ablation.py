@@ -4,11 +4,12 @@
     python -m benchmarks.ablation --config mini --index corpus/index.parquet --model base/ --output FOLDER
 
 `--index` has speakers and emotions, and holds its audio (`voxveil prepare folder … --embed`). A third of its speakers,
-or those of `--aside`, are set aside before anything else and heard by no training; of the others some are held out to
-choose each training's best step. All three trainings see the same speakers for as many steps, and all four models are
-measured on the same speech in the same voices. Where no distillation moves the model, a probe learns beside it what the
-hidden states tell of the teacher's frames. `--words` names speech in the recogniser's language, with texts, for the
-word error rate; it is heard to its end where the model can, while the audits hear what a release of `--index` would.
+or those of `--aside`, are set aside before anything else and heard by no training; of the others some, or those of
+`--choose`, are held out to choose each training's best step. All three trainings see the same speakers for as many
+steps, and all four models are measured on the same speech in the same voices. Where no distillation moves the model, a
+probe learns beside it what the hidden states tell of the teacher's frames. `--words` names speech in the recogniser's
+language, with texts, for the word error rate; it is heard to its end where the model can, while the audits hear what a
+release of `--index` would.
 
 Trainings that are there already are resumed, so the command may be cut and repeated. Prints a table, whose figures
 carry 95 % intervals over speakers and a star where the audit does not trust them, and how the losses of held-out
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--aside", nargs="+", help="speakers to set aside and measure; a third, drawn, without")
+    parser.add_argument("--choose", nargs="+", default=[], help="who chooses the step; a share, drawn, without")
     parser.add_argument("--words", help="index of speech with texts in the recogniser's language")
     parser.add_argument("--utterances", type=int, default=40, help="how many of --words are spoken")
     options = parser.parse_args()
@@ -90,6 +92,7 @@ def main() -> None:
         "model": options.model,
         "output": options.output,
         "evaluation_index": unheard,
+        "validation_speakers": tuple(options.choose),
     }
     jobs = {title: job_of(options.config, title, given, changed) for title, changed in VARIANTS.items()}
     began = time.monotonic()
