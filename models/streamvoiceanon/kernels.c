@@ -370,6 +370,25 @@ typedef struct {
     float epsilon;
 } convnext;
 
+/* gelu(x) of rows [rows, width]; y may be x. */
+static void activate(const float *x, float *y, int64_t rows, int64_t width, int threads) {
+    _Pragma("omp parallel for schedule(static) num_threads(threads) if (rows * width > WORTH / 16)")
+    for (int64_t row = 0; row < rows; row++) gelu_all(x + row * width, y + row * width, width);
+}
+
+/* Layer normalization of rows [rows, width]; y may be x. */
+static void layer_norm(const float *x, const float *gain, const float *shift, float *y, int64_t rows, int64_t width,
+                       float epsilon) {
+    for (int64_t row = 0; row < rows; row++, x += width, y += width) {
+        double mean = 0, square = 0;
+        for (int64_t c = 0; c < width; c++) mean += x[c];
+        mean /= width;
+        for (int64_t c = 0; c < width; c++) square += (x[c] - mean) * (x[c] - mean);
+        const float factor = 1.0f / sqrtf((float)(square / width) + epsilon), centre = (float)mean;
+        for (int64_t c = 0; c < width; c++) y[c] = (x[c] - centre) * factor * gain[c] + shift[c];
+    }
+}
+
 /* A ConvNeXt block: x and y [batch, time, channels], memory of taps - 1 rows. `scratch` holds batch x ((time + taps - 1)
  * x channels + time x (channels + hidden)). */
 void convnext_block(const convnext *b, const float *x, const float *past, float *after, float *y, float *scratch,
@@ -379,19 +398,10 @@ void convnext_block(const convnext *b, const float *x, const float *past, float 
     float *const wide = normed + rows * channels;
     lay_out(past, x, line, after, batch, time, memory, channels, 0, threads);
     convolve_depthwise(b->depthwise, b->depthwise_bias, line, normed, batch, time, channels, b->taps, threads);
-    for (int64_t row = 0; row < rows; row++) {
-        float *v = normed + row * channels;
-        double mean = 0, square = 0;
-        for (int64_t c = 0; c < channels; c++) mean += v[c];
-        mean /= channels;
-        for (int64_t c = 0; c < channels; c++) square += (v[c] - mean) * (v[c] - mean);
-        const float factor = 1.0f / sqrtf((float)(square / channels) + b->epsilon), centre = (float)mean;
-        for (int64_t c = 0; c < channels; c++) v[c] = (v[c] - centre) * factor * b->gain[c] + b->shift[c];
-    }
+    layer_norm(normed, b->gain, b->shift, normed, rows, channels, b->epsilon);
     const job widen = {b->wide_scale, b->wide_bias, normed, 0, wide, 1, rows, rows, channels, b->hidden, 1, 1, 1};
     convolve(b->kind, b->wide, &widen, b->wide_vecs, threads);
-    _Pragma("omp parallel for schedule(static) num_threads(threads) if (rows * b->hidden > WORTH / 16)")
-    for (int64_t row = 0; row < rows; row++) gelu_all(wide + row * b->hidden, wide + row * b->hidden, b->hidden);
+    activate(wide, wide, rows, b->hidden, threads);
     const job narrow = {b->narrow_scale, b->narrow_bias, wide, x, y, 1, rows, rows, b->hidden, channels, 1, 1, 1};
     convolve(b->kind, b->narrow, &narrow, b->narrow_vecs, threads);
 }
@@ -486,7 +496,7 @@ INLINE void attend_head(float *qkv, const float *rotation, void *key, void *valu
     for (int64_t t = 0; t < time; t++) {
         float *q = qkv + (((b * time + t) * 3) * heads + h) * width, *k = q + heads * width, *v = k + heads * width;
         const float *turn = rotation + (b * time + t) * width;
-        for (int64_t i = 0; i < width; i += 2) {
+        for (int64_t i = 0; rotation && i < width; i += 2) {
             const float c = turn[i], s = turn[i + 1], q0 = q[i], q1 = q[i + 1], k0 = k[i], k1 = k[i + 1];
             q[i] = q0 * c - q1 * s, q[i + 1] = q0 * s + q1 * c;
             k[i] = k0 * c - k1 * s, k[i + 1] = k0 * s + k1 * c;
@@ -517,7 +527,7 @@ INLINE void attend_head(float *qkv, const float *rotation, void *key, void *valu
     }
 }
 
-/* Rotate queries and keys, write keys and values at their slots, and attend: qkv [batch, time, 3, heads, width],
+/* Rotate queries and keys (not where `rotation` is null), write keys and values at their slots, and attend: qkv [batch, time, 3, heads, width],
  * rotation [batch, time, width / 2, 2], caches [streams, heads, slots, width] of which a row is
  * streams[b] (null: b), position [batch], y [batch, time, heads, width].
  * `scores` is scratch, [batch x heads, a multiple of 16 above the window]. Position p lies in slot p mod slots; a query sees the last `window`
@@ -545,19 +555,28 @@ static void attend(float *qkv, const float *rotation, void *keys, void *values, 
 
 typedef struct {
     const void *weights;
-    const float *scale; /* of each output, or null */
+    const float *scale, *bias; /* of each output, or null */
     int64_t vecs, inputs, outputs;
 } matrix;
 
 typedef struct {
-    matrix qkv, out, gates, down; /* `gates` holds the two halves of the gated unit one after the other */
-    const float *attention_norm, *feed_forward_norm;
+    const float *gain, *shift; /* without a shift it is root-mean-square normalization */
+} norm;
+
+typedef struct {
+    matrix qkv, out, up, down; /* `up` is as wide as `down` asks for, or holds the two halves of a gated unit */
+    norm before_attention, before_feed_forward;
     int64_t heads, kind; /* as in `convolve` */
     float epsilon;
 } layer;
 
+static void normalise(const norm *n, const float *x, float *y, int64_t rows, int64_t width, float epsilon) {
+    if (n->shift) layer_norm(x, n->gain, n->shift, y, rows, width, epsilon);
+    else rms_norm(x, n->gain, y, rows, width, epsilon);
+}
+
 static void multiply(const matrix *m, int64_t kind, const float *x, const float *residual, float *y, int64_t rows, int threads) {
-    const job j = {m->scale, 0, x, residual, y, 1, rows, rows, m->inputs, m->outputs, 1, 1, 1};
+    const job j = {m->scale, m->bias, x, residual, y, 1, rows, rows, m->inputs, m->outputs, 1, 1, 1};
     convolve(kind, m->weights, &j, m->vecs, threads);
 }
 
@@ -568,16 +587,17 @@ static void transformer_layer(const layer *l, const float *x, const float *rotat
                        int64_t time, int64_t slots, int64_t window, int half, int threads) {
     const int64_t rows = batch * time, width = l->qkv.inputs, hidden = l->down.inputs;
     float *normed = scratch, *qkv = normed + rows * width, *middle = qkv + 3 * rows * width;
-    float *gates = middle + rows * width, *gated = gates + 2 * rows * hidden, *scores = gated + rows * hidden;
-    rms_norm(x, l->attention_norm, normed, rows, width, l->epsilon);
+    float *wide = middle + rows * width, *active = wide + 2 * rows * hidden, *scores = active + rows * hidden;
+    normalise(&l->before_attention, x, normed, rows, width, l->epsilon);
     multiply(&l->qkv, l->kind, normed, 0, qkv, rows, threads);
     attend(qkv, rotation, keys, values, position, streams, normed, scores, batch, time, l->heads, width / l->heads, slots,
            window, half, threads);
     multiply(&l->out, l->kind, normed, x, middle, rows, threads);
-    rms_norm(middle, l->feed_forward_norm, normed, rows, width, l->epsilon);
-    multiply(&l->gates, l->kind, normed, 0, gates, rows, threads);
-    gate(gates, gated, rows, hidden, threads);
-    multiply(&l->down, l->kind, gated, middle, y, rows, threads);
+    normalise(&l->before_feed_forward, middle, normed, rows, width, l->epsilon);
+    multiply(&l->up, l->kind, normed, 0, wide, rows, threads);
+    if (l->up.outputs == hidden) activate(wide, active, rows, hidden, threads);
+    else gate(wide, active, rows, hidden, threads);
+    multiply(&l->down, l->kind, active, middle, y, rows, threads);
 }
 
 /* Layers of one size, one after the other: `keys` and `values` hold each layer's cache. */

@@ -46,15 +46,19 @@ class _Job(ctypes.Structure):
 
 class _Matrix(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("weights", "scale")),
+        *((name, ctypes.c_void_p) for name in ("weights", "scale", "bias")),
         *((name, ctypes.c_int64) for name in ("vecs", "inputs", "outputs")),
     ]
 
 
+class _Norm(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("gain", "shift")]
+
+
 class _Layer(ctypes.Structure):
     _fields_ = [
-        *((name, _Matrix) for name in ("qkv", "out", "gates", "down")),
-        *((name, ctypes.c_void_p) for name in ("attention_norm", "feed_forward_norm")),
+        *((name, _Matrix) for name in ("qkv", "out", "up", "down")),
+        *((name, _Norm) for name in ("before_attention", "before_feed_forward")),
         *((name, ctypes.c_int64) for name in ("heads", "kind")),
         ("epsilon", ctypes.c_float),
     ]
@@ -261,6 +265,10 @@ def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
+def _copy(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().float().clone()
+
+
 def convolve(
     x: Tensor,
     weights: PackedWeights,
@@ -307,6 +315,9 @@ def draw_codes(logits: Tensor, uniform: Tensor, greedy: Tensor, top_p: float, te
     return drawn
 
 
+Norm = tuple[Tensor, Tensor | None]  # gain and shift, each [width]
+
+
 class PackedLayer:
     """A transformer layer's weights as the kernels read them."""
 
@@ -314,15 +325,19 @@ class PackedLayer:
         self,
         weights: tuple[Tensor, Tensor, Tensor, Tensor],
         gains: tuple[Tensor | None, Tensor | None],
-        norms: tuple[Tensor, Tensor],
+        norms: tuple[Norm, Norm],
         heads: int,
         epsilon: float,
         kind: WeightType,
+        biases: tuple[Tensor | None, ...] = (None, None, None, None),
     ) -> None:
-        """Pack qkv, output, both gates and down projection [outputs, inputs].
+        """Pack qkv, output, up and down projection [outputs, inputs], with a bias each where they have one.
 
-        `gains` scale what attention and feed-forward add to their input (None: as it is); `norms` are the gains of the
-        normalizations before them. Raises ValueError for a feed-forward whose width the kernels cannot step through.
+        A feed-forward whose up projection is as wide as the down projection's input has a GELU between them; one twice
+        as wide holds both halves of a gated unit, with a SiLU. `gains` scale what attention and feed-forward add to
+        their input (None: as it is). `norms` come before them: gain and shift of a layer normalization, or the gain
+        alone of a root-mean-square one. Raises ValueError for a feed-forward whose width the kernels cannot step
+        through, or a bias where there is a gain.
         """
         if weights[3].shape[1] % PANEL:
             raise ValueError(
@@ -330,14 +345,21 @@ class PackedLayer:
             )
         packed, kind = pack_together([weight.unsqueeze(1) for weight in weights], kind)
         for i, gain in ((1, gains[0]), (3, gains[1])):
+            if gain is not None and biases[i] is not None:
+                raise ValueError("what is added is scaled by a gain or has a bias, not both")
             if gain is not None:
                 packed[i] = _scaled(packed[i], gain)
         self.weights = tuple(packed)
-        self.norms = tuple(norm.detach().clone() for norm in norms)
+        self._kept = [_copy(tensor) for tensor in (*biases, *norms[0], *norms[1])]
         self.heads, self.hidden = heads, packed[3].inputs
+        first_gain, first_shift, second_gain, second_shift = map(_pointer, self._kept[4:])
         self._layer = _Layer(
-            *(_Matrix(m.panels.data_ptr(), _pointer(m.scale), m.vecs, m.inputs, m.outputs) for m in packed),
-            *(norm.data_ptr() for norm in self.norms),
+            *(
+                _Matrix(m.panels.data_ptr(), _pointer(m.scale), _pointer(bias), m.vecs, m.inputs, m.outputs)
+                for m, bias in zip(packed, self._kept[:4], strict=True)
+            ),
+            _Norm(first_gain, first_shift),
+            _Norm(second_gain, second_shift),
             heads,
             KINDS.index(kind),
             epsilon,
@@ -348,7 +370,7 @@ class PackedLayer:
 def run_layers(
     layers: Sequence[PackedLayer],
     x: Tensor,
-    rotation: Tensor,
+    rotation: Tensor | None,
     caches: Sequence[tuple[Tensor, Tensor]],
     position: Tensor,
     streams: Tensor | None,
@@ -356,9 +378,10 @@ def run_layers(
 ) -> Tensor:
     """Map x [B, n, width] to [B, n, width] through layers of one size.
 
-    `rotation` is complex64 [B, n, 1, head width / 2]; each layer's keys and values in `caches` [streams, heads, slots,
-    head width], float32 or bfloat16, are written in place, for batch row b in row `streams[b]` (None: b); `position`
-    [B] counts what each stream has seen before. A query sees the last `window` positions.
+    `rotation` is complex64 [B, n, 1, head width / 2], or None where nothing is rotated; each layer's keys and values in
+    `caches` [streams, heads, slots, head width], float32 or bfloat16, are written in place, for batch row b in row
+    `streams[b]` (None: b); `position` [B] counts what each stream has seen before. A query sees the last `window`
+    positions.
     """
     x = x.contiguous()
     batch, time, width = x.shape
@@ -368,7 +391,7 @@ def run_layers(
     room = batch * layers[0].heads * -(-window // PANEL) * PANEL
     scratch = torch.empty(batch * time * (5 * width + 3 * layers[0].hidden) + room)
     _loaded().transformer_layers(
-        *(_pointers(layer.address for layer in layers), len(layers), x.data_ptr(), rotation.data_ptr()),
+        *(_pointers(layer.address for layer in layers), len(layers), x.data_ptr(), _pointer(rotation)),
         *(_pointers(keys.data_ptr() for keys, _ in caches), _pointers(values.data_ptr() for _, values in caches)),
         *(position.data_ptr(), _pointer(streams), y.data_ptr(), scratch.data_ptr()),
         *(batch, time, slots, window, caches[0][0].dtype == torch.bfloat16, torch.get_num_threads()),

@@ -153,10 +153,9 @@ class Sight:
         self._table = table
 
     @functools.cached_property
-    def rotation(self) -> Tensor:
-        """How queries and keys are rotated: see `rotations`."""
-        assert self._table is not None
-        return rotations(self._table, self._positions)
+    def rotation(self) -> Tensor | None:
+        """How queries and keys are rotated: see `rotations`; None where they are not."""
+        return None if self._table is None else rotations(self._table, self._positions)
 
     @functools.cached_property
     def rows(self) -> Tensor:
@@ -209,6 +208,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, cache: KeyValueCache, sight: Sight) -> Tensor:
         """Map [B, n, width] to [B, n, width]; writes the new keys and values into `cache`."""
         q, k, v = self.wqkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, n, heads, head width)
+        assert sight.rotation is not None
         q, k = rotate(q, sight.rotation), rotate(k, sight.rotation)
         return self.wo(sight.attend(q, k, v, cache))
 
@@ -235,7 +235,7 @@ class TransformerLayer(nn.Module):
         self.packed = kernels.PackedLayer(
             (attention.wqkv.weight, attention.wo.weight, gates, feed_forward.w2.weight),
             tuple(scale.gamma if isinstance(scale, LayerScale) else None for scale in scales),  # type: ignore[arg-type]
-            (self.attention_norm.weight, self.ffn_norm.weight),
+            ((self.attention_norm.weight, None), (self.ffn_norm.weight, None)),
             attention.heads,
             RMSNorm.EPSILON,
             kind,

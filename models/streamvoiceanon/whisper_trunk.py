@@ -15,10 +15,11 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor, nn
 
+from models.streamvoiceanon import kernels
 from models.streamvoiceanon.conv import CausalConv1d
 from models.streamvoiceanon.linear import Linear
 from models.streamvoiceanon.state import State
-from models.streamvoiceanon.transformer import KeyValueCache, Sight, TransformerState, new_caches
+from models.streamvoiceanon.transformer import KeyValueCache, Sight, TransformerState, new_caches, run_layers
 
 SAMPLE_RATE = 16_000  # hertz
 WINDOW, HOP = 400, 160  # samples
@@ -85,11 +86,29 @@ class WhisperAttention(nn.Module):
 class WhisperLayer(nn.Module):
     """Pre-norm attention and feed-forward, each added to its input."""
 
+    packed: kernels.PackedLayer | None = None
+
     def __init__(self, config: WhisperConfig) -> None:
         super().__init__()
         self.attention_norm, self.ffn_norm = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
         self.attention = WhisperAttention(config.width, config.heads)
         self.w1, self.w2 = Linear(config.width, config.hidden), Linear(config.hidden, config.width)
+
+    def pack(self, kind: kernels.WeightType) -> None:
+        """Hold the weights as `kind` and run the whole layer in one call, for inference on a CPU."""
+        maps = (self.attention.wqkv, self.attention.wo, self.w1, self.w2)
+        qkv, out, up, down = (linear.weight for linear in maps)
+        self.packed = kernels.PackedLayer(
+            (qkv, out, up, down),
+            (None, None),
+            tuple((norm.weight, norm.bias) for norm in (self.attention_norm, self.ffn_norm)),  # type: ignore[arg-type]
+            self.attention.heads,
+            self.ffn_norm.eps,
+            kind,
+            tuple(linear.bias for linear in maps),
+        )
+        for linear in maps:
+            linear.weight = None  # type: ignore[assignment]
 
     def forward(self, x: Tensor, cache: KeyValueCache, sight: Sight) -> Tensor:
         """Map [B, n, width] to [B, n, width]; writes the new keys and values into `cache`."""
@@ -133,8 +152,7 @@ class WhisperTrunk(nn.Module):
         at = (places.unsqueeze(1) + torch.arange(length)) % RING
         x = F.gelu(x) + self.places[at.to(x.device)]
         sight = Sight(seen, length, self.config.window)
-        for layer, cache in zip(self.layers, seen.caches, strict=True):
-            x = layer(x, cache, sight)
+        x = run_layers(self.layers, x, seen.caches, sight)
         return self.norm(x), (first, second, seen.moved(length), (places + length) % RING)
 
 

@@ -10,7 +10,9 @@ import soundfile
 import torch
 
 from models import registry
+from models.streamvoiceanon import kernels
 from models.streamvoiceanon.content_encoder import ContentEncoder, ContentEncoderConfig
+from models.streamvoiceanon.linear import pack
 from models.streamvoiceanon.shapes import SMALL
 from models.streamvoiceanon.training.initial import initialise
 from models.streamvoiceanon.training.whisper_weights import load_whisper, read_ctranslate2
@@ -75,6 +77,32 @@ def test_with_whispers_weights_and_an_unlimited_sight_it_says_what_whisper_says(
         heard, _ = trunk(bands, trunk.initial_state(1, bands.shape[1] // 2))
     likeness = torch.nn.functional.cosine_similarity(heard[0, : len(wanted)], wanted, dim=1)
     assert likeness.median() > 0.98  # its floor and its positions are others
+
+
+@pytest.mark.skipif(not kernels.available(), reason="needs a C compiler")
+def test_packed_it_computes_what_plain_torch_does_and_the_same_in_any_pieces() -> None:
+    torch.manual_seed(0)
+    config = WhisperConfig(width=48, heads=3, hidden=96, layers=2, window=20)
+    plain, packed = WhisperTrunk(config).eval(), WhisperTrunk(config).eval()
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    packed.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 120, 80)
+
+    def pieces(trunk: WhisperTrunk, length: int) -> torch.Tensor:
+        state, heard = trunk.initial_state(2, 60, torch.tensor([0, 7])), []
+        for part in x.split(length, dim=1):
+            y, state = trunk(part, state)
+            heard.append(y)
+        return torch.cat(heard, dim=1)
+
+    with torch.inference_mode():
+        expected = pieces(plain, 40)
+        pack(packed, "float32")
+        whole = pieces(packed, 120)
+        assert (whole - expected).abs().max() < 1e-4 * expected.std()
+        assert torch.equal(pieces(packed, 2), whole)
+        assert torch.equal(pieces(packed, 14), whole)
 
 
 def test_weights_that_do_not_fit_are_refused(whisper_folder: Path, tmp_path: Path) -> None:
