@@ -9,7 +9,7 @@ demo: $(STAMP)
 	$(VENV)/bin/voxveil demo
 
 test: check
-	$(VENV)/bin/python -m pytest --durations=15
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --durations=15
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check .
