@@ -9,7 +9,8 @@ demo: $(STAMP)
 	$(VENV)/bin/voxveil demo
 
 test: check
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --durations=15
+	$(VENV)/bin/python -m pytest --ignore tests/serve --numprocesses 2 --dist loadfile --durations=15
+	$(VENV)/bin/python -m pytest tests/serve --durations=5  # calls in real time, which want the machine for themselves
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check .

@@ -95,6 +95,8 @@ def rotate(speakers: Sequence[str], groups: Sequence[Sequence[str]]) -> list[Fol
     known = sorted(set(speakers))
     if missing := sorted(set(people) - set(known)):
         raise InputError(f"--groups: nobody is called {', '.join(missing)}")
+    if hidden := sorted(name for name in people if re.sub(r"d\d+$", "", name) in set(people) - {name}):
+        raise InputError(f"--groups: {', '.join(hidden)}: a disguise of somebody who is named too")
     disguises = {
         person: tuple(name for name in known if re.fullmatch(rf"{re.escape(person)}d\d+", name)) or (person,)
         for person in people

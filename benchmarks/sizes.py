@@ -42,6 +42,7 @@ from models.emotion import CLASSES
 from models.streamvoiceanon import Config, StreamVoiceAnon
 from models.streamvoiceanon.checkpoint import StateDict, save_converted
 from models.streamvoiceanon.codec import Codec
+from models.streamvoiceanon.compact import compacted, expanded
 from models.streamvoiceanon.contour import WINDOW
 from models.streamvoiceanon.training.initial import fresh_networks
 from pipelines.pretrain import pretrain
@@ -74,7 +75,10 @@ def main() -> None:
     if options.stage == "codec":
         measured = [(Ears(speech, 2), words_left)]
         if options.actors:
-            measured.append((Ears(read_speech(options.actors), 2), emotion_left))
+            actors = read_speech(options.actors)
+            if not any(actors.emotions):
+                parser.error(f"--actors {options.actors}: no emotion is labelled there that the judge knows")
+            measured.append((Ears(actors, 2), emotion_left))
     first: PretrainJob | None = None
     wanted = [(text, read_setting(options.stage, text)) for text in options.settings or [""]]
     for text, setting in wanted:
@@ -204,7 +208,7 @@ def words_left(ears: Ears, waves: Waves) -> dict[str, Estimate]:
 
 
 def emotion_left(ears: Ears, waves: Waves) -> dict[str, Estimate]:
-    """Return the recall that is left of the original's. Raises ValueError where nothing is labelled."""
+    """Return the recall that is left of the original's."""
     _, heard = ears.listen(waves)
     labels = ears.speech.emotions
     rows = [row for row, label in enumerate(labels) if label is not None]
@@ -216,7 +220,9 @@ def emotion_left(ears: Ears, waves: Waves) -> dict[str, Estimate]:
 
 def seconds_of(config: Config, speech: Speech) -> float:
     """Return the seconds that a network of these sizes takes to speak some utterances, with random weights."""
-    states = {name: network.state_dict() for name, network in fresh_networks(config, SEED).items()}
+    states = {}
+    for name, network in fresh_networks(config, SEED).items():  # rounded as what ships is, which is read faster
+        states[name] = expanded(compacted(network.state_dict(), dict(network.named_parameters())))
     model = StreamVoiceAnon.from_state_dicts(states, config, "auto")
     waves = [torch.from_numpy(wave) for wave in speech.waves[:TIMED]]
     voice = model.make_voice(torch.from_numpy(np.concatenate(speech.waves)[: 2 * model.sample_rate]), voice_id="one")

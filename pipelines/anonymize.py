@@ -129,7 +129,8 @@ def anonymizer_used(job: Job) -> AnonymizerUsed:
 
 def decide_context(job: Job, survey: Survey) -> tuple[Job, str]:
     """Return the job with `context` causal where it was auto, and people speak languages that the recogniser who hears
-    whole utterances does not know; and the sentence that says so, which is empty where nothing was decided.
+    whole utterances does not know; and the sentence that says so, which is empty where nothing was decided. A model
+    that hears in one way only has no `context` in its description (`anonymizer_used`), and nothing to decide.
 
     He would hear English sounds in them. How much is lost by that was measured for emotion (`docs/results.md`), for
     words it was not.

@@ -80,7 +80,7 @@ def train(
     settings = load_fields(NetworkSettings, network, {}, ())
     initial = find_checkpoint(checkpoint, job.profile)
     with tracking_progress(console) as track:
-        if heard:
+        if heard and "context" in used.config:
             track.say(heard)
         run = start_run(job, "attacker", {"index": survey.digest}, resume)
         with ray_session():

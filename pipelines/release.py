@@ -148,6 +148,7 @@ def plan_job(job: Job, kind: Kind, resume: bool = False) -> Plan:
         for role, uri in registry.PROFILES[job.profile].items()
     )
     anonymizer = anonymizer_used(job)
+    heard = heard if "context" in anonymizer.config else ""
     network = None
     if job.attacker is not None:
         network = find_network(job.attacker, job.output, anonymizer, list(utterances_of(job.index)))
@@ -220,11 +221,11 @@ def run_anonymize(job: Job, resume: bool, track: "Track") -> tuple[Run, int, dic
     check_output_apart(job)
     survey = survey_index(job.index, job.keep_columns)
     job, heard = decide_context(job, survey)
-    if heard:
-        track.say(heard)
     job_key(job)
     check_columns_wanted(job, survey)
-    anonymizer_used(job)  # weights that cannot be loaded are an error now, not later
+    used = anonymizer_used(job)  # weights that cannot be loaded are an error now, not later
+    if heard and "context" in used.config:
+        track.say(heard)
     run = start_run(job, "anonymize", {"index": survey.digest}, resume)
     with ray_session():
         reasons = anonymize_and_seal(run, survey, track)

@@ -129,9 +129,9 @@ def survey_index(index: str, extra_columns: tuple[str, ...] = ()) -> Survey:
         hashes.append(_hash_ids(batch["utt_id"]))
         speakers |= set(pc.unique(batch["speaker_id"]).to_pylist())
         if "language" in columns:
-            named = set(pc.unique(batch["language"].cast(pa.string())).to_pylist())
-            languages |= {value for value in named if value}
-            unnamed = unnamed or not all(named)
+            named = {(value or "").strip() for value in pc.unique(batch["language"].cast(pa.string())).to_pylist()}
+            languages |= named - {""}
+            unnamed = unnamed or "" in named
     if rows == 0:
         raise InputError(f"{index} has no rows")
     all_hashes = np.concatenate(hashes)

@@ -20,9 +20,12 @@
 # docs/training-embedded.md says where what ships went another way.
 set -eu
 here=$(realpath "$(dirname "$0")/..")
-speech=$(realpath "$1") real=$(realpath "$2") whisper=$(realpath "$3") output=$(realpath -m "$4")
 bin=$here/.venv/bin own=$here/pipelines/training/configs
-configs=$(realpath "${5:-$own}")
+speech=$(realpath -e "$1")
+real=$(realpath -e "$2")
+whisper=$(realpath -e "$3")
+output=$(realpath -m "$4")
+configs=$(realpath -e "${5:-$own}")
 cd "$here"
 
 # pretrain STAGE SIZE NAME …: train one network, or go on with it, or leave it where it is trained.

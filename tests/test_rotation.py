@@ -41,6 +41,7 @@ def test_a_mean_is_of_the_groups_that_were_measured() -> None:
         ([("a",), ("b",)], "three or more"),
         ([("a",), ("b",), ("a",)], "named twice"),
         ([("a",), ("b",), ("e",)], "nobody is called e"),
+        ([("a",), ("b",), ("ad1",)], "ad1: a disguise"),
     ],
 )
 def test_groups_that_cannot_rotate_are_told(groups: list[tuple[str, ...]], told: str) -> None:

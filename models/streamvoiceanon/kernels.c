@@ -495,8 +495,8 @@ INLINE void attend_head(float *qkv, const float *rotation, void *key, void *valu
     const float root = 1.0f / sqrtf((float)width);
     for (int64_t t = 0; t < time; t++) {
         float *q = qkv + (((b * time + t) * 3) * heads + h) * width, *k = q + heads * width, *v = k + heads * width;
-        const float *turn = rotation + (b * time + t) * width;
-        for (int64_t i = 0; rotation && i < width; i += 2) {
+        const float *turn = rotation ? rotation + (b * time + t) * width : 0;
+        for (int64_t i = 0; turn && i < width; i += 2) {
             const float c = turn[i], s = turn[i + 1], q0 = q[i], q1 = q[i + 1], k0 = k[i], k1 = k[i + 1];
             q[i] = q0 * c - q1 * s, q[i + 1] = q0 * s + q1 * c;
             k[i] = k0 * c - k1 * s, k[i + 1] = k0 * s + k1 * c;
@@ -527,11 +527,11 @@ INLINE void attend_head(float *qkv, const float *rotation, void *key, void *valu
     }
 }
 
-/* Rotate queries and keys (not where `rotation` is null), write keys and values at their slots, and attend: qkv [batch, time, 3, heads, width],
- * rotation [batch, time, width / 2, 2], caches [streams, heads, slots, width] of which a row is
+/* Rotate queries and keys (not where `rotation` is null), write keys and values at their slots, and attend: qkv [batch,
+ * time, 3, heads, width], rotation [batch, time, width / 2, 2], caches [streams, heads, slots, width] of which a row is
  * streams[b] (null: b), position [batch], y [batch, time, heads, width].
- * `scores` is scratch, [batch x heads, a multiple of 16 above the window]. Position p lies in slot p mod slots; a query sees the last `window`
- * positions, its own included. The caches are bfloat16 where `half`, else float32. */
+ * `scores` is scratch, [batch x heads, a multiple of 16 above the window]. Position p lies in slot p mod slots; a query
+ * sees the last `window` positions, its own included. The caches are bfloat16 where `half`, else float32. */
 static void attend(float *qkv, const float *rotation, void *keys, void *values, const int64_t *position,
                    const int64_t *streams, float *y, float *scores, int64_t batch, int64_t time, int64_t heads,
                    int64_t width, int64_t slots, int64_t window, int half, int threads) {
@@ -580,8 +580,8 @@ static void multiply(const matrix *m, int64_t kind, const float *x, const float 
     convolve(kind, m->weights, &j, m->vecs, threads);
 }
 
-/* One transformer layer: x and y [batch, time, width], which may be the same; the rest as in `attend`. `scratch` holds, for each row, 5 widths and 3
- * times the hidden width, and then the scores. */
+/* One transformer layer: x and y [batch, time, width], which may be the same; the rest as in `attend`. `scratch` holds,
+ * for each row, 5 widths and 3 times the hidden width, and then the scores. */
 static void transformer_layer(const layer *l, const float *x, const float *rotation, void *keys, void *values,
                        const int64_t *position, const int64_t *streams, float *y, float *scratch, int64_t batch,
                        int64_t time, int64_t slots, int64_t window, int half, int threads) {

@@ -329,7 +329,7 @@ class PackedLayer:
         heads: int,
         epsilon: float,
         kind: WeightType,
-        biases: tuple[Tensor | None, ...] = (None, None, None, None),
+        biases: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None] = (None, None, None, None),
     ) -> None:
         """Pack qkv, output, up and down projection [outputs, inputs], with a bias each where they have one.
 
@@ -339,19 +339,20 @@ class PackedLayer:
         alone of a root-mean-square one. Raises ValueError for a feed-forward whose width the kernels cannot step
         through, or a bias where there is a gain.
         """
-        if weights[3].shape[1] % PANEL:
-            raise ValueError(
-                f"a feed-forward of {weights[3].shape[1]} channels: the kernels need a multiple of {PANEL}"
-            )
+        hidden, wide = weights[3].shape[1], weights[2].shape[0]
+        if hidden % PANEL:
+            raise ValueError(f"a feed-forward of {hidden} channels: the kernels need a multiple of {PANEL}")
+        if wide not in (hidden, 2 * hidden):
+            raise ValueError(f"a feed-forward that is {wide} wide before its activation and {hidden} after it")
+        if any(gain is not None and bias is not None for gain, bias in zip(gains, biases[1::2], strict=True)):
+            raise ValueError("what is added is scaled by a gain or has a bias, not both")
         packed, kind = pack_together([weight.unsqueeze(1) for weight in weights], kind)
         for i, gain in ((1, gains[0]), (3, gains[1])):
-            if gain is not None and biases[i] is not None:
-                raise ValueError("what is added is scaled by a gain or has a bias, not both")
             if gain is not None:
                 packed[i] = _scaled(packed[i], gain)
         self.weights = tuple(packed)
         self._kept = [_copy(tensor) for tensor in (*biases, *norms[0], *norms[1])]
-        self.heads, self.hidden = heads, packed[3].inputs
+        self.heads, self.hidden = heads, hidden
         first_gain, first_shift, second_gain, second_shift = map(_pointer, self._kept[4:])
         self._layer = _Layer(
             *(

@@ -98,6 +98,7 @@ class WhisperLayer(nn.Module):
         """Hold the weights as `kind` and run the whole layer in one call, for inference on a CPU."""
         maps = (self.attention.wqkv, self.attention.wo, self.w1, self.w2)
         qkv, out, up, down = (linear.weight for linear in maps)
+        biases = tuple(linear.bias for linear in maps)
         self.packed = kernels.PackedLayer(
             (qkv, out, up, down),
             (None, None),
@@ -105,7 +106,7 @@ class WhisperLayer(nn.Module):
             self.attention.heads,
             self.ffn_norm.eps,
             kind,
-            tuple(linear.bias for linear in maps),
+            biases,  # type: ignore[arg-type]
         )
         for linear in maps:
             linear.weight = None  # type: ignore[assignment]

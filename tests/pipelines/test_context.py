@@ -6,7 +6,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
+from models.streamvoiceanon.checkpoint import save_converted
+from models.streamvoiceanon.shapes import MINI
+from models.streamvoiceanon.training.initial import fresh_networks
 from pipelines.anonymize import decide_context
 from pipelines.config import Job, load_job
 from pipelines.release import plan_job
@@ -35,6 +40,7 @@ def job_of(sample_rows: list[dict[str, Any]], tmp_path: Path) -> Any:
         (("en", "en-US", "EN_gb "), None, ""),
         (("en",), "de", ""),  # every row says what it is
         (("en", None), "de", "de"),
+        (("en", " "), None, ""),
         (("de",), None, "de"),
         (("de", "en", "pt_BR"), None, "de, pt_BR"),
     ],
@@ -57,5 +63,16 @@ def test_what_was_asked_for_is_done(job_of: Any) -> None:
         job = job_of(("de",), context=context)
         assert decide_context(job, survey_index(job.index)) == (job, "")
         assert plan_job(job, "audit").anonymizer.config["context"] == context
-    deaf = job_of(("de",), anonymizer="mcadams")
-    assert decide_context(deaf, survey_index(deaf.index)) == (deaf, "")
+    other = job_of(("de",), anonymizer="mcadams")
+    assert decide_context(other, survey_index(other.index)) == (other, "")
+
+
+def test_of_a_model_that_hears_in_one_way_only_nothing_is_said(job_of: Any, tmp_path: Path) -> None:
+    save_converted(tmp_path / "model", fresh_networks(MINI, 0), MINI, {})
+    model = StreamVoiceAnon.from_pretrained(tmp_path / "model")
+    wave = 0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(0))
+    VoiceBank([model.make_voice(wave, voice_id="one")]).save(tmp_path / "voices.parquet")
+    job = job_of(("de",), model=str(tmp_path / "model"), voices=str(tmp_path / "voices.parquet"))
+    plan = plan_job(job, "audit")
+    assert plan.heard == ""
+    assert "context" not in plan.anonymizer.config
