@@ -127,23 +127,25 @@ def anonymizer_used(job: Job) -> AnonymizerUsed:
     return AnonymizerUsed(name=job.anonymizer, config=config, digest=hashlib.sha256(described.encode()).hexdigest())
 
 
-def decide_context(job: Job, survey: Survey) -> tuple[Job, str]:
-    """Return the job with `context` causal where it was auto, and people speak languages that the recogniser who hears
-    whole utterances does not know; and the sentence that says so, which is empty where nothing was decided. A model
-    that hears in one way only has no `context` in its description (`anonymizer_used`), and nothing to decide.
+def choose_anonymizer(job: Job, survey: Survey) -> tuple[Job, AnonymizerUsed, str]:
+    """Return the job with its context decided, the anonymizer that it uses (`anonymizer_used`, whose errors it raises),
+    and the sentence that says so where the languages of the index decided.
 
-    He would hear English sounds in them. How much is lost by that was measured for emotion (`docs/results.md`), for
-    words it was not.
+    Auto becomes causal where people speak what the recogniser who hears whole utterances does not know: he would hear
+    English sounds in it. How much is lost by that was measured for emotion (`docs/results.md`), for words it was not.
+    A model that hears in one way only has nothing to decide.
     """
     spoken = {*survey.languages, *([job.language or "en"] if survey.unnamed_language else [])}
     foreign = sorted(language for language in spoken if base_language(language) not in registry.RECOGNISED)
-    if job.context != "auto" or not job.anonymizer_spec.neural or not foreign:
-        return job, ""
+    used = anonymizer_used(job)
+    if job.context != "auto" or "context" not in used.config or not foreign:
+        return job, used, ""
     told = (
         f"Some people speak what the recogniser who hears whole utterances does not know ({', '.join(foreign)}), so "
         "every utterance is heard as in a live call (option --context)."
     )
-    return job.model_copy(update={"context": "causal"}), told
+    job = job.model_copy(update={"context": "causal"})
+    return job, anonymizer_used(job), told
 
 
 def check_weights(spec: AnonymizerSpec) -> dict[str, str]:

@@ -59,7 +59,7 @@ def train(
     Exit codes: 0 trained or there already, 2 the input or configuration is wrong, 1 anything else.
     """
     from operators.schema import InputError
-    from pipelines.anonymize import anonymizer_used, decide_context
+    from pipelines.anonymize import choose_anonymizer
     from pipelines.attacker import train_attacker
     from pipelines.attacker_corpus import survey_training
     from pipelines.attacker_network import NetworkSettings, train_network
@@ -73,14 +73,13 @@ def train(
     options |= {"output": output, "workers": workers, "gpus": gpus}
     job = load_job(None, {"index": corpus, "attacker_corpus": corpus, "name": "attackers", **options})
     survey = survey_training(corpus, attacked=())
-    job, heard = decide_context(job, survey)
-    used = anonymizer_used(job)
+    job, used, heard = choose_anonymizer(job, survey)
     if network is None and checkpoint is not None and job.profile != "standard":
         raise InputError("--checkpoint is where a network starts from; name its settings too (--network)")
     settings = load_fields(NetworkSettings, network, {}, ())
     initial = find_checkpoint(checkpoint, job.profile)
     with tracking_progress(console) as track:
-        if heard and "context" in used.config:
+        if heard:
             track.say(heard)
         run = start_run(job, "attacker", {"index": survey.digest}, resume)
         with ray_session():

@@ -126,9 +126,8 @@ def one_key() -> Iterator[None]:
 
 def audit_of(job: FinetuneJob, index: str, model: str, voices: str) -> Job:
     """Return the audit of a model."""
-    fields: dict[str, object] = {"index": index, "name": f"{job.name}-audit", "output": job.output}
-    fields["anonymizer"] = "streamvoiceanon"
-    fields |= {"model": model, "voices": voices, "profile": job.profile, "policy": job.policy}
+    fields: dict[str, object] = {"index": index, "name": f"{job.name}-audit", "output": job.output, "model": model}
+    fields |= {"anonymizer": "streamvoiceanon", "voices": voices, "profile": job.profile, "policy": job.policy}
     fields |= {"attacker_corpus": job.attacker_corpus, "language": job.language}
     return load_job(None, fields | {"workers": job.workers, "gpus": job.gpus})
 

@@ -27,8 +27,7 @@ from models import registry
 from operators.schema import InputError
 from pipelines.anonymize import (
     anonymize_index,
-    anonymizer_used,
-    decide_context,
+    choose_anonymizer,
     digest_of,
     seal,
     subgroup_columns,
@@ -135,10 +134,10 @@ def plan_job(job: Job, kind: Kind, resume: bool = False) -> Plan:
     policy = load_policy(job.policy)
     check_output_apart(job)
     survey = survey_index(job.index, (*job.keep_columns, *(job.subgroups or ())))
-    job, heard = decide_context(job, survey)
     check_columns_wanted(job, survey)
     training = survey_training(job.attacker_corpus, utterances_of(job.index)) if job.attacker_corpus else None
     trials = read_trials(job)
+    job, anonymizer, heard = choose_anonymizer(job, survey)
     target = job.folder() / "released"
     if kind == "release" and not (resume and released_by_unfinished(job, target)):
         check_target(target)
@@ -147,8 +146,6 @@ def plan_job(job: Job, kind: Kind, resume: bool = False) -> Plan:
         ModelUsed(role=role, uri=uri, digest=digest_of(registry.resolve(uri).digests))
         for role, uri in registry.PROFILES[job.profile].items()
     )
-    anonymizer = anonymizer_used(job)
-    heard = heard if "context" in anonymizer.config else ""
     network = None
     if job.attacker is not None:
         network = find_network(job.attacker, job.output, anonymizer, list(utterances_of(job.index)))
@@ -220,11 +217,10 @@ def run_anonymize(job: Job, resume: bool, track: "Track") -> tuple[Run, int, dic
     """Run the anonymizing half alone; return the run, the rows staged, and the count of each quarantine reason."""
     check_output_apart(job)
     survey = survey_index(job.index, job.keep_columns)
-    job, heard = decide_context(job, survey)
     job_key(job)
     check_columns_wanted(job, survey)
-    used = anonymizer_used(job)  # weights that cannot be loaded are an error now, not later
-    if heard and "context" in used.config:
+    job, _, heard = choose_anonymizer(job, survey)  # weights that cannot be loaded are an error now, not later
+    if heard:
         track.say(heard)
     run = start_run(job, "anonymize", {"index": survey.digest}, resume)
     with ray_session():

@@ -12,7 +12,7 @@ from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
 from models.streamvoiceanon.checkpoint import save_converted
 from models.streamvoiceanon.shapes import MINI
 from models.streamvoiceanon.training.initial import fresh_networks
-from pipelines.anonymize import decide_context
+from pipelines.anonymize import anonymizer_used, choose_anonymizer
 from pipelines.config import Job, load_job
 from pipelines.release import plan_job
 from pipelines.survey import survey_index
@@ -49,11 +49,12 @@ def test_who_speaks_another_language_is_heard_as_in_a_call(
     job_of: Any, languages: tuple[str | None, ...], assumed: str | None, foreign: str
 ) -> None:
     job = job_of(languages, language=assumed)
-    decided, told = decide_context(job, survey_index(job.index))
+    decided, used, told = choose_anonymizer(job, survey_index(job.index))
     assert decided.context == ("causal" if foreign else "auto")
     assert f"({foreign})" in told if foreign else told == ""
     plan = plan_job(job, "audit")
     assert plan.job == decided, "what runs is what was decided"
+    assert plan.anonymizer == used
     assert plan.anonymizer.config["context"] == ("causal" if foreign else "full")
     assert plan.heard == told
 
@@ -61,10 +62,10 @@ def test_who_speaks_another_language_is_heard_as_in_a_call(
 def test_what_was_asked_for_is_done(job_of: Any) -> None:
     for context in ("full", "causal"):
         job = job_of(("de",), context=context)
-        assert decide_context(job, survey_index(job.index)) == (job, "")
+        assert choose_anonymizer(job, survey_index(job.index)) == (job, anonymizer_used(job), "")
         assert plan_job(job, "audit").anonymizer.config["context"] == context
     other = job_of(("de",), anonymizer="mcadams")
-    assert decide_context(other, survey_index(other.index)) == (other, "")
+    assert choose_anonymizer(other, survey_index(other.index)) == (other, anonymizer_used(other), "")
 
 
 def test_of_a_model_that_hears_in_one_way_only_nothing_is_said(job_of: Any, tmp_path: Path) -> None:
