@@ -102,9 +102,9 @@ KNOWN: Mapping[str, Known] = {
         licence="Apache-2.0",
         source="this project's own, trained by sample/train_own_voice.sh",
         digests={
-            "streamvoiceanon.json": "c95cb2c69f03a17f83f5d696e1c38308364695e36b03662273b81603c246f196",
-            "streamvoiceanon.safetensors": "b816096615dda50fe70e0c15e09e43267ac44aad05c650389b0f4d936bd4c70c",
-            "voices.parquet": "1d4e3a09824fd54e13dd6809e82245d727947292d5c0aa1c5ae091ae9dfdfbef",
+            "streamvoiceanon.json": "d44c48ca2d341a9c54b2d23613aa53b54ed50965700307a172ad84aab77374bd",
+            "streamvoiceanon.safetensors": "ccd948758ba55ece09abec5491fdfb9bb197d471f8cef6acb92f518f5fa27353",
+            "voices.parquet": "a54ff8b9e262fcb9e8a30205c124c292ad57930f312ae788bb313fd021d0d966",
         },
     ),
     PHONES: Known(

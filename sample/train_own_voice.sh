@@ -74,13 +74,15 @@ pretrain lm small own --index "$output/lm" --heard "$speech/again/heard"
 "$bin/python" -m pipelines.match_codes --said "$speech/again" --pieces "$speech/pieces" --others "$output/six" \
     --aside $(echo "$held" | tr -d '^()-' | tr '|' ' ') --model "$output/own/model" --into "$output/matched/model"
 
-# By ear: first the codec's decoder, which has made no emotional speech yet, then the language model, it, and the end of
-# the content encoder together.
+# By ear: first the codec's decoder, which has made no emotional speech yet. Then the whole codec, whose codes were learnt
+# from reading alone; then the language model, which learns these codes, the decoder, and the end of the content encoder
+# together.
 cp "$speech/again/heard"/* "$speech/disguised/heard"/* "$output/heard/"
 mkdir -p "$output/loud"
 cp "$output/lm/again.parquet" "$output/lm/disguised.parquet" "$output/content/synthetic.parquet" "$output/loud/"
 pretrain codec small-heard aloud --index "$output/loud" --start "$output/matched/model"
-pretrain lm small-aloud spoken --index "$output/loud" --start "$output/aloud/model" \
+pretrain codec small-acted acted --index "$output/loud" --start "$output/aloud/model"
+pretrain lm small-aloud spoken --index "$output/loud" --start "$output/acted/model" \
     --heard "$output/heard"
 
 # Whole utterances are heard by the embedded recogniser, which learns the codes that came of all this.

@@ -27,7 +27,8 @@ class Config:
 
     `speaker` says what a voice's style is: "encoders" are the two published networks, "statistics" the mean and
     deviation of the content encoder's log-mel bands (`style_encoder.band_statistics`), without weights, without timbre.
-    What is spoken follows the loudness of what is heard by `loudness` decibels at most; 0: it does not. With
+    What is spoken follows the loudness of what is heard by `loudness` decibels at most, and its brightness by
+    `brightness`; 0: it does not. With
     `full_context` whole utterances can be heard by a recogniser instead of the content encoder.
     """
 
@@ -41,6 +42,7 @@ class Config:
     frames: FrameConfig = field(default_factory=FrameConfig)
     speaker: Literal["encoders", "statistics"] = "encoders"
     loudness: float = 0.0
+    brightness: float = 0.0
     full_context: FullContextConfig | None = None
 
 
@@ -104,8 +106,9 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
             f"the content encoder has {2**encoder.bits} codes and {encoder.pitch_codes} of pitch, the language model "
             f"{lm.content_codes} and {lm.pitch_codes}: they must be the same"
         )
-    if not (isinstance(config.loudness, int | float) and 0.0 <= config.loudness < math.inf):
-        raise checkpoint.CheckpointError(f"loudness is decibels from 0 on, not {config.loudness!r}")
+    for name, most in (("loudness", config.loudness), ("brightness", config.brightness)):
+        if not (isinstance(most, int | float) and 0.0 <= most < math.inf):
+            raise checkpoint.CheckpointError(f"{name} is decibels from 0 on, not {most!r}")
     if encoder.nearest != 1 and not (
         isinstance(encoder.nearest, int)
         and isinstance(encoder.spread, int | float)

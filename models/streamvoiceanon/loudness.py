@@ -22,7 +22,8 @@ class Level:
     """How loud speech is, in decibels: a frame, smoothed over two, above the mean of the speech so far."""
 
     def __init__(self) -> None:
-        self._mean, self._count, self._former = 0.0, 0, 0.0
+        self._mean, self._former = 0.0, 0.0
+        self.count = 0  # frames of speech so far
         self._quieter = 0  # frames in a row
 
     def above(self, power: float) -> float | None:
@@ -33,14 +34,14 @@ class Level:
         self._former = power
         if level < SILENCE_DB:
             return None
-        if self._count and level < self._mean - BELOW_DB:
+        if self.count and level < self._mean - BELOW_DB:
             self._quieter += 1
             if self._quieter == FORGOTTEN:
-                self._count = 0
+                self.count = 0
             return None
         self._quieter = 0
-        self._count += 1
-        self._mean += (level - self._mean) / min(self._count, MEMORY)
+        self.count += 1
+        self._mean += (level - self._mean) / min(self.count, MEMORY)
         return level - self._mean
 
 

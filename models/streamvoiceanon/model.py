@@ -21,10 +21,10 @@ from models.streamvoiceanon.acoustic_lm import AcousticLM
 from models.streamvoiceanon.codec import Codec
 from models.streamvoiceanon.config import Config, build_networks, read_states
 from models.streamvoiceanon.content_encoder import ContentEncoder, likeliest, with_pitch
+from models.streamvoiceanon.expression import Expression
 from models.streamvoiceanon.full_context import FullContext, listen
 from models.streamvoiceanon.generation import Prompt, Utterance, check_delay, write_all
 from models.streamvoiceanon.linear import pack
-from models.streamvoiceanon.loudness import Loudness
 from models.streamvoiceanon.state import State
 from models.streamvoiceanon.stream import Stream, StreamBatch, check_wave
 from models.streamvoiceanon.style_encoder import StyleEncoder, band_statistics
@@ -222,7 +222,7 @@ class StreamVoiceAnon:
     def _decode(self, written: Tensor, source: Tensor | None = None) -> Tensor:
         """Map what the language model wrote, [codebooks, T] or [codebooks, T, channels], to a wave of T frames.
 
-        Where the model does so, it is as loud as `source`, the wave that it says.
+        Where the model does so, it is expressed as `source`, the wave that it says.
         """
         length = self.frame_samples
         wave = torch.empty(written.shape[1] * length)
@@ -231,15 +231,16 @@ class StreamVoiceAnon:
             part = written[:, start : start + DECODER_CHUNK]
             samples, state = self.codec.decode(part.unsqueeze(0).to(self.device), state)
             wave[start * length : start * length + samples.shape[1]] = samples[0].cpu()
-        if source is not None and len(wave) and (loudness := self.loudness()) is not None:
+        if source is not None and len(wave) and (expression := self.expression()) is not None:
             for spoken, heard in zip(wave.split(length), self._whole_frames(source)[0].split(length), strict=True):
-                loudness.hear(heard)
-                spoken.copy_(loudness.follow(spoken))
+                expression.hear(heard)
+                spoken.copy_(expression.follow(spoken))
         return wave
 
-    def loudness(self) -> Loudness | None:
-        """What follows the loudness of a new stream, where the model does so."""
-        return Loudness(self.config.loudness) if self.config.loudness else None
+    def expression(self) -> Expression | None:
+        """What follows how a new stream is said, where the model does so."""
+        loudness, brightness = self.config.loudness, self.config.brightness
+        return Expression(loudness, brightness, self.sample_rate) if loudness or brightness else None
 
     # Voices
 
@@ -336,7 +337,7 @@ class StreamVoiceAnon:
     @torch.inference_mode()
     def speak(self, content: Tensor, voice: Voice, generator: torch.Generator | None) -> Tensor:
         """Map content, [T] or [T, nearest, 2], to a wave of T frames in a voice; without `generator` with the best code
-        always. It follows no loudness: content tells none."""
+        always. It follows no loudness or brightness: content tells none."""
         utterance = Utterance(content.to(self.device), self.prompt(voice), generator)
         ((_, written),) = write_all(self.acoustic_lm, [utterance], self.delay, 1, 0, self.values)
         return self._decode(written)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from models.streamvoiceanon.expression import Expression
 from models.streamvoiceanon.frontend import PUBLISHED, FrameConfig
 from models.streamvoiceanon.generation import WriterBatch, check_delay
-from models.streamvoiceanon.loudness import Loudness
 from models.streamvoiceanon.state import State, put, restart, take
 from models.streamvoiceanon.voices import Voice
 
@@ -37,7 +37,7 @@ class StreamBatch:
         vectors = latents + 2 * model.config.acoustic_lm.max_frames
         self._writers = WriterBatch(model.acoustic_lm, slots, vectors, model.values)
         self._delays: dict[int, int] = {}
-        self._loudness: dict[int, Loudness] = {}
+        self._expression: dict[int, Expression] = {}
 
     def open(self, voice: Voice, delay: int, generator: torch.Generator | None) -> int:
         """Start a stream and return its slot; None for `generator` writes the best code always.
@@ -52,8 +52,8 @@ class StreamBatch:
             restart(self._encoder, slot)
             restart(self._decoder, slot)
         self._delays[slot] = delay
-        if (loudness := self._model.loudness()) is not None:
-            self._loudness[slot] = loudness
+        if (expression := self._model.expression()) is not None:
+            self._expression[slot] = expression
         return slot
 
     def step(self, frames: Mapping[int, Tensor], mels: Mapping[int, int] | None = None) -> dict[int, Tensor]:
@@ -67,8 +67,8 @@ class StreamBatch:
         model = self._model
         slots = sorted(frames)
         for slot in slots:
-            if slot in self._loudness:
-                self._loudness[slot].hear(frames[slot])
+            if slot in self._expression:
+                self._expression[slot].hear(frames[slot])
         rows = torch.tensor(slots)
         all_mels = model.config.frames.mels_per_frame
         within = torch.tensor([(mels or {}).get(slot, all_mels) for slot in slots])
@@ -89,13 +89,13 @@ class StreamBatch:
             for i in range(self._delays.pop(slot)):
                 tail += list(self._speak(self._writers.step({slot: wait[i]})).values())
         self._writers.end(slot)
-        self._loudness.pop(slot, None)
+        self._expression.pop(slot, None)
         return tail
 
     def drop(self, slot: int) -> None:
         """Free a slot at once, whatever its stream still held back, even where `end` failed midway."""
         self._delays.pop(slot, None)
-        self._loudness.pop(slot, None)
+        self._expression.pop(slot, None)
         self._writers.end(slot)
 
     def _after(self, state: State, rows: Tensor, moved: State) -> State:
@@ -114,7 +114,7 @@ class StreamBatch:
         self._decoder = self._after(self._decoder, rows, after)
         spoken = dict(zip(written, samples.cpu(), strict=True))
         return {
-            slot: self._loudness[slot].follow(frame) if slot in self._loudness else frame
+            slot: self._expression[slot].follow(frame) if slot in self._expression else frame
             for slot, frame in spoken.items()
         }
 
