@@ -69,8 +69,7 @@ SMALL = replace(
         delay=3,  # 160 ms with the frame itself; codes tell the frame before theirs
         averaged=True,
     ),
-    loudness=10.0,
-    brightness=10.0,
+    loudness=5.0,
 )
 
 # The small shape while its content encoder is trained, by signs. `pipelines.fit_codebook` makes it SMALL.

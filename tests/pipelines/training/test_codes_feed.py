@@ -186,7 +186,9 @@ def test_every_built_in_configuration_is_complete() -> None:
         assert load_finetune(size, index="i", name="n", model="m").training.steps > 0
     stages: tuple[Stage, ...] = ("content", "codec", "lm")
     for stage in stages:
-        further = {"codec": {"small-adversarial", "small-heard", "small-acted"}, "lm": {"small-aloud"}}.get(stage, set())
+        further = {"codec": {"small-adversarial", "small-heard", "small-acted"}, "lm": {"small-aloud"}}.get(
+            stage, set()
+        )
         assert set(sizes(f"pretrain-{stage}")) == {"full", "mini", "small", "smoke"} | further
         for size in sizes(f"pretrain-{stage}"):
             assert load_pretrain(stage, size, index="i", name="n", start="s").sizes().acoustic_lm.width > 0
