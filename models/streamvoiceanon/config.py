@@ -28,8 +28,8 @@ class Config:
     `speaker` says what a voice's style is: "encoders" are the two published networks, "statistics" the mean and
     deviation of the content encoder's log-mel bands (`style_encoder.band_statistics`), without weights, without timbre.
     What is spoken follows the loudness of what is heard by `loudness` decibels at most, and its brightness by
-    `brightness`; 0: it does not. With
-    `full_context` whole utterances can be heard by a recogniser instead of the content encoder.
+    `brightness`; 0: it does not. With `full_context` whole utterances can be heard by a recogniser instead of the
+    content encoder.
     """
 
     content_encoder: ContentEncoderConfig = field(default_factory=ContentEncoderConfig)
