@@ -3,16 +3,17 @@
 from torch import Tensor
 
 from models.streamvoiceanon.brightness import Brightness
+from models.streamvoiceanon.frontend import FrameConfig
 from models.streamvoiceanon.loudness import Loudness
 
 
 class Expression:
     """Loudness and brightness of one stream: `hear` its frames, and let what is spoken `follow` them, a frame each."""
 
-    def __init__(self, loudness: float, brightness: float, sample_rate: int) -> None:
+    def __init__(self, loudness: float, brightness: float, frames: FrameConfig) -> None:
         """Each is followed by so many decibels at most; 0: it is not."""
         # Loudness comes last: what is made brighter is louder.
-        self._followed: list[Brightness | Loudness] = [Brightness(brightness, sample_rate)] if brightness else []
+        self._followed: list[Brightness | Loudness] = [Brightness(brightness, frames)] if brightness else []
         self._followed += [Loudness(loudness)] if loudness else []
 
     def hear(self, samples: Tensor) -> None:

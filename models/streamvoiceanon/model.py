@@ -240,7 +240,7 @@ class StreamVoiceAnon:
     def expression(self) -> Expression | None:
         """What follows how a new stream is said, where the model does so."""
         loudness, brightness = self.config.loudness, self.config.brightness
-        return Expression(loudness, brightness, self.sample_rate) if loudness or brightness else None
+        return Expression(loudness, brightness, self.config.frames) if loudness or brightness else None
 
     # Voices
 

@@ -1,18 +1,14 @@
-"""What is spoken becomes brighter and softer as what is heard, in a stream as offline."""
+"""What is spoken becomes brighter and softer as what is heard."""
 
-from dataclasses import asdict, replace
-
-import pytest
 import torch
 from torch import Tensor
 
-from models.streamvoiceanon import CheckpointError, StreamVoiceAnon
 from models.streamvoiceanon.brightness import Brightness, Tilt
-from models.streamvoiceanon.config import config_from_values
 from models.streamvoiceanon.expression import Expression
-from models.streamvoiceanon.shapes import MINI
+from models.streamvoiceanon.shapes import SMALL
 
-FRAME, RATE = 640, 16_000
+FRAMES = SMALL.frames
+FRAME, RATE = FRAMES.samples, FRAMES.sample_rate
 
 
 def noise(tilts: list[float], level: float = 0.1) -> Tensor:
@@ -26,7 +22,7 @@ def noise(tilts: list[float], level: float = 0.1) -> Tensor:
 
 
 def followed(heard: Tensor, spoken: Tensor, most: float = 10.0, ahead: int = 0) -> Tensor:
-    brightness = Brightness(most, RATE)
+    brightness = Brightness(most, FRAMES)
     for frame in heard[:ahead]:
         brightness.hear(frame)
     made = []
@@ -76,12 +72,12 @@ def test_it_is_followed_no_farther_than_it_may_be() -> None:
 
 
 def test_silence_is_not_counted_and_what_is_no_number_is_not_heard() -> None:
-    brightness = Brightness(10.0, RATE)
+    brightness = Brightness(10.0, FRAMES)
     spoken = noise([0.0] * 4)
     for frame in (torch.zeros(FRAME), torch.full((FRAME,), 1e30), noise([0.0])[0]):
         brightness.hear(frame)
         torch.testing.assert_close(brightness.follow(spoken[0]), spoken[0], atol=1e-6, rtol=0)
-    assert Tilt(RATE).above(torch.zeros(FRAME)) is None
+    assert Tilt(FRAMES).above(torch.zeros(FRAME)) is None
 
 
 def test_what_is_heard_ahead_changes_nothing() -> None:
@@ -91,7 +87,7 @@ def test_what_is_heard_ahead_changes_nothing() -> None:
 
 def test_what_is_made_brighter_is_as_loud_as_what_is_heard() -> None:
     heard = noise([0.0] * 40 + [10.0] * 40)
-    both, one = Expression(10.0, 10.0, RATE), Expression(0.0, 10.0, RATE)
+    both, one = Expression(10.0, 10.0, FRAMES), Expression(0.0, 10.0, FRAMES)
     levels = []
     for expression in (both, one):
         made = []
@@ -101,23 +97,3 @@ def test_what_is_made_brighter_is_as_loud_as_what_is_heard() -> None:
         levels.append(10.0 * torch.stack(made[60:]).square().mean().log10())
     asked = 10.0 * heard[60:].square().mean().log10()
     assert abs(float(levels[0] - asked)) < 0.5 * abs(float(levels[1] - asked))
-
-
-@pytest.fixture(scope="module")
-def following(tiny_states, tiny_model: StreamVoiceAnon) -> StreamVoiceAnon:
-    return StreamVoiceAnon.from_state_dicts(tiny_states, replace(tiny_model.config, brightness=10.0))
-
-
-def test_a_stream_is_as_bright_as_the_whole(following: StreamVoiceAnon, tiny_model, prompt_wave, speech) -> None:
-    voice, wave = following.make_voice(prompt_wave), speech(1.0)
-    (whole,), (plain,) = (model.anonymize([wave], [voice], [3]) for model in (following, tiny_model))
-    assert not torch.allclose(whole, plain, atol=1e-4)
-    stream = following.open_stream(voice, 3)
-    streamed = torch.cat([*(stream.push(chunk) for chunk in wave.split(1_000)), stream.finish()])
-    torch.testing.assert_close(streamed, whole, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf"), "bright"])
-def test_a_brightness_that_is_no_range_is_refused(wrong: object) -> None:
-    with pytest.raises(CheckpointError, match="brightness is decibels"):
-        config_from_values(asdict(MINI) | {"brightness": wrong})
