@@ -5,20 +5,21 @@
 `--speech` has a `metadata.csv` (utt_id, speaker_id, path, and text and emotion where they are known), of people whom
 nobody will report results on. Each setting speaks all of it, every utterance in a voice drawn anew: `delay` in frames,
 `temperature` and `top_p` of the draws, `alpha` of the voices, `prompt` in seconds of each voice's prompt that is read,
-`context` how whole utterances are heard, causal unless it is full. Words are counted against the text, or against what
-Whisper hears in the original; `vs first` is what they are above those of the first setting, of the same utterances in
-the same draws (`--draws`) of voices: what the draw makes of words is more than most settings make of them. `--words`
-names another recogniser that counts them as well, because full context hears with the very ears of the embedded one.
-Voices are compared by GE2E, enrolled in one run and tried in the draws, which have other voices (lazy-informed), and,
-where `--others` has speech of other people, by a back-end that is trained on what each setting makes of theirs
-(semi-informed), in several splits of what people said into known and tried. Emotion is the recall that is left of the
-original's, where it is labelled, in all draws.
+`context` how whole utterances are heard, causal unless it is full, `prosody` how much is kept of it, reduced where the
+model can unless it is full. Words are counted against the text, or against what Whisper hears in the original; `vs
+first` is what they are above those of the first setting, of the same utterances in the same draws (`--draws`) of
+voices: what the draw makes of words is more than most settings make of them. `--words` names another recogniser that
+counts them as well, because full context hears with the very ears of the embedded one. Voices are compared by GE2E,
+enrolled in one run and tried in the draws, which have other voices (lazy-informed), and, where `--others` has speech of
+other people, by a back-end that is trained on what each setting makes of theirs (semi-informed), in several splits of
+what people said into known and tried. Emotion is the recall that is left of the original's, where it is labelled, in
+all draws.
 """
 
 import argparse
 import csv
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -38,17 +39,27 @@ from metrics.trials import Trials, cosine_trials, split_enrolment_trial
 from metrics.verification import evaluate_verification
 from models import registry, speaker
 from models.attackers import SpeakerBackend, train_backend
-from models.catalogue import Context
+from models.catalogue import Context, Prosody
 from models.emotion import CLASSES, EmotionHead, canonical
 from models.pitch import fundamental_frequency
 from models.quality import Dnsmos
 from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
+from models.streamvoiceanon.contour import mean_pitch
 from models.streamvoiceanon.voices import Voice
 from models.whisper import Whisper, frame_statistics
+from operators.measure_pitch import FRAME
 
 RATE = 16_000  # hertz, the auditors'
 SPLITS = 8  # of each person's recordings: a split makes as much of an EER as most settings do
-SETTINGS = {"delay": int, "temperature": float, "top_p": float, "alpha": float, "prompt": float, "context": str}
+SETTINGS = {
+    "delay": int,
+    "temperature": float,
+    "top_p": float,
+    "alpha": float,
+    "prompt": float,
+    "context": str,
+    "prosody": str,
+}
 
 Waves = list[NDArray[np.float32]]
 
@@ -208,14 +219,17 @@ def read_setting(text: str) -> dict[str, Any]:
         if name not in SETTINGS:
             raise SystemExit(f"{name!r} is no setting; there are {', '.join(SETTINGS)}")
     setting = {name: SETTINGS[name](value) for name, _, value in pairs}
-    if setting.get("context") not in (None, *get_args(Context)):
-        raise SystemExit(f"context is one of {', '.join(get_args(Context))}, not {setting['context']}")
+    for name, kind in (("context", Context), ("prosody", Prosody)):
+        if setting.get(name) not in (None, *get_args(kind)):
+            raise SystemExit(f"{name} is one of {', '.join(get_args(kind))}, not {setting[name]}")
     return setting
 
 
 def load(folder: Path, setting: dict[str, Any]) -> StreamVoiceAnon:
     """Load the model; how codes are drawn is the setting's, the model's own where it says nothing."""
-    model = StreamVoiceAnon.from_pretrained(folder, context=setting.get("context", "causal"))
+    model = StreamVoiceAnon.from_pretrained(
+        folder, context=setting.get("context", "causal"), prosody=setting.get("prosody", "auto")
+    )
     drawn = {name: setting[name] for name in ("top_p", "temperature") if name in setting}
     model.acoustic_lm.config = replace(model.acoustic_lm.config, **drawn)
     return model
@@ -232,16 +246,34 @@ def cropped(voice: Voice, seconds: float | None) -> Voice:
 def speak(model: StreamVoiceAnon, speech: Speech, run: int, delay: int | None) -> Waves:
     """Return the speech in voices of the bank that hang on the run's number."""
     seeds = [run * len(speech.ids) + number for number in range(len(speech.ids))]
-    return say(model, speech.waves, [model.draw_voice(seed) for seed in seeds], seeds, delay)
+    usual = usual_of(speech) if model.prosody == "full" and model.config.content_encoder.pitch_codes else None
+    return say(model, speech.waves, [model.draw_voice(seed) for seed in seeds], seeds, delay, usual)
+
+
+def usual_of(speech: Speech) -> list[float | None]:
+    """Return for each utterance the usual pitch of its speaker, as a job measures it (`pipelines.usual_pitch`)."""
+    heard: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for name, wave in zip(speech.speakers, speech.waves, strict=True):
+        heard[name].append(mean_pitch(torch.from_numpy(wave), FRAME))
+    usual: dict[str, float | None] = dict.fromkeys(heard)
+    for name, own in heard.items():
+        if count := sum(count for _, count in own):
+            usual[name] = sum(octaves * count for octaves, count in own) / count
+    return [usual[name] for name in speech.speakers]
 
 
 def say(
-    model: StreamVoiceAnon, waves: Waves, voices: list[Voice], seeds: list[int] | None = None, delay: int | None = None
+    model: StreamVoiceAnon,
+    waves: Waves,
+    voices: list[Voice],
+    seeds: list[int] | None = None,
+    delay: int | None = None,
+    usual_pitch: list[float | None] | None = None,
 ) -> Waves:
     """Return waves at 16 kHz in these voices, whatever the model's rate."""
     ratio = model.sample_rate / RATE
     sources = [torch.from_numpy(wave if ratio == 1 else soxr.resample(wave, 1, ratio)).float() for wave in waves]
-    spoken = model.anonymize(sources, voices, seeds, delay)
+    spoken = model.anonymize(sources, voices, seeds, usual_pitch, delay=delay)
     return [wave.numpy() if ratio == 1 else soxr.resample(wave.numpy(), ratio, 1) for wave in spoken]
 
 

@@ -33,7 +33,7 @@ class Anonymizer(Protocol[VoiceT]):
     """Turns speech of one person into speech of nobody.
 
     Waves are float32 [samples] in [-1, 1] at `sample_rate` hertz. `anonymize` is batched; what one utterance becomes
-    depends on its wave, its voice and its seed alone, never on the rest of the batch.
+    depends on its wave, its voice, its seed and its speaker's usual pitch alone, never on the rest of the batch.
     """
 
     sample_rate: int
@@ -43,9 +43,17 @@ class Anonymizer(Protocol[VoiceT]):
         ...
 
     def anonymize(
-        self, waves: Sequence[Tensor], voices: Sequence[VoiceT], seeds: Sequence[int] | None = None
+        self,
+        waves: Sequence[Tensor],
+        voices: Sequence[VoiceT],
+        seeds: Sequence[int] | None = None,
+        usual_pitch: Sequence[float | None] | None = None,
     ) -> list[Tensor]:
-        """Return the anonymized waves, each as long as its source; `seeds` (default 0 each) drive sampling."""
+        """Return the anonymized waves, each as long as its source; `seeds` (default 0 each) drive sampling.
+
+        `usual_pitch` is what is known of each speaker's mean pitch, in octaves above 1 Hz; who does not hear pitch
+        apart from the rest has no use for it.
+        """
         ...
 
     def open_stream(self, voice: VoiceT, seed: int = 0) -> AnonymizerStream:

@@ -8,6 +8,7 @@ from models import registry
 from models.anonymizer import Anonymizer
 
 Context = Literal["auto", "full", "causal"]
+Prosody = Literal["auto", "full", "reduced"]
 ANONYMIZERS = ("streamvoiceanon", "mcadams", "identity")
 
 
@@ -18,7 +19,7 @@ class AnonymizerSpec:
     `model` (a folder or a Hugging Face repository), `voices` (a voice bank) and `alpha` (1: the bank's voices as they
     are, 0: noise alone) are streamvoiceanon's; without a model it is the embedded one, with its own bank where none is
     named. `device` is cpu or cuda, where `compiled` asks for torch.compile. `context` says how whole utterances are
-    heard, as `StreamVoiceAnon` has it.
+    heard and `prosody` how much is kept of how they are said, as `StreamVoiceAnon` has it.
     """
 
     name: str
@@ -28,6 +29,7 @@ class AnonymizerSpec:
     device: str = "cpu"
     compiled: bool = False
     context: Context = "causal"
+    prosody: Prosody = "auto"
 
     def check(self) -> None:
         """Raise ValueError, one line, where the name is unknown or something that it needs was not named."""
@@ -40,6 +42,8 @@ class AnonymizerSpec:
             )
         if self.context == "full" and not self.neural:
             raise ValueError(f"full context is for streamvoiceanon: {self.name} hears no words")
+        if self.prosody == "reduced" and not self.neural:
+            raise ValueError(f"reduced prosody is for streamvoiceanon: {self.name} keeps all of it")
         if self.compiled and (self.name != "streamvoiceanon" or self.device == "cpu"):
             raise ValueError("torch.compile is for streamvoiceanon on a GPU: leave `compile` out, or ask for gpus")
 
@@ -83,4 +87,5 @@ def load_anonymizer(spec: AnonymizerSpec, sample_rate: int) -> Anonymizer:
         device=spec.device,
         compiled=spec.compiled,
         context=spec.context,
+        prosody=spec.prosody,
     )

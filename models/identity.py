@@ -16,7 +16,11 @@ class Identity:
         """There are no voices: the speaker keeps their own."""
 
     def anonymize(
-        self, waves: Sequence[Tensor], voices: Sequence[None], seeds: Sequence[int] | None = None
+        self,
+        waves: Sequence[Tensor],
+        voices: Sequence[None],
+        seeds: Sequence[int] | None = None,
+        usual_pitch: Sequence[float | None] | None = None,
     ) -> list[Tensor]:
         """Return copies of the waves [samples]."""
         return [wave.clone() for wave in waves]

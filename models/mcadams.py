@@ -44,9 +44,14 @@ class McAdams:
         return McAdamsVoice(float(np.random.default_rng(seed).uniform(*COEFFICIENT_RANGE)))
 
     def anonymize(
-        self, waves: Sequence[Tensor], voices: Sequence[McAdamsVoice], seeds: Sequence[int] | None = None
+        self,
+        waves: Sequence[Tensor],
+        voices: Sequence[McAdamsVoice],
+        seeds: Sequence[int] | None = None,
+        usual_pitch: Sequence[float | None] | None = None,
     ) -> list[Tensor]:
-        """Return the waves [samples] with their formants shifted; nothing is sampled, so `seeds` change nothing."""
+        """Return the waves [samples] with their formants shifted; nothing is sampled and no pitch heard, so `seeds` and
+        `usual_pitch` change nothing."""
         outputs = []
         for wave, voice in zip(waves, voices, strict=True):
             stream = self.open_stream(voice)

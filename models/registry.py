@@ -102,7 +102,7 @@ KNOWN: Mapping[str, Known] = {
         licence="Apache-2.0",
         source="this project's own, trained by sample/train_own_voice.sh",
         digests={
-            "streamvoiceanon.json": "d23b0ab9b461b2f663ccb4943ca26327a20e8c33cd004128691754d2c2656c5d",
+            "streamvoiceanon.json": "b2529e31e37301056dfeacca8ce32650c6537bdcbbf467cc12b25b38cc5c24a2",
             "streamvoiceanon.safetensors": "ccd948758ba55ece09abec5491fdfb9bb197d471f8cef6acb92f518f5fa27353",
             "voices.parquet": "a54ff8b9e262fcb9e8a30205c124c292ad57930f312ae788bb313fd021d0d966",
         },

@@ -1,9 +1,11 @@
 """Anonymize: every wave that passed the screen is spoken again in a voice drawn from the job's key.
 
-What an utterance becomes depends on its own samples, its id and the key alone: batches, workers and retries change
-nothing, so a run may be cut anywhere and repeated with the same key to the same bytes.
+What an utterance becomes depends on its own samples, its id, the key and, where that is told, its speaker's usual
+pitch: batches, workers and retries change nothing, so a run may be cut anywhere and repeated with the same key to the
+same bytes.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -17,16 +19,27 @@ VoiceLevel = Literal["utterance", "speaker"]
 
 
 class Anonymize:
-    """Replaces `wave` by its anonymized form, as long as before; a wave that the anonymizer refuses is quarantined."""
+    """Replaces `wave` by its anonymized form, as long as before; a wave that the anonymizer refuses is quarantined.
+
+    `usual_pitch` is that of each speaker, as `Anonymizer.anonymize` has it.
+    """
 
     needs = ("utt_id", "speaker_id", "wave", "reason", "detail")
     adds = ()
 
-    def __init__(self, anonymizer: AnonymizerSpec, sample_rate: int, key: bytes, voice_level: VoiceLevel) -> None:
+    def __init__(
+        self,
+        anonymizer: AnonymizerSpec,
+        sample_rate: int,
+        key: bytes,
+        voice_level: VoiceLevel,
+        usual_pitch: Mapping[str, float] | None = None,
+    ) -> None:
         self.model = load_anonymizer(anonymizer, sample_rate)
         self.sample_rate = sample_rate
         self.key = key
         self.voice_level = voice_level
+        self.usual_pitch = usual_pitch or {}
 
     def __call__(self, batch: Batch) -> Batch:
         rows = [index for index, reason in enumerate(batch["reason"]) if not reason]
@@ -55,7 +68,8 @@ class Anonymize:
             torch.from_numpy(self.resample(batch["wave"][row], self.sample_rate, self.model.sample_rate))
             for row in rows
         ]
-        outputs = self.model.anonymize(waves, voices, seeds)
+        usual = [self.usual_pitch.get(str(batch["speaker_id"][row])) for row in rows]
+        outputs = self.model.anonymize(waves, voices, seeds, usual)
         return [
             fit(self.resample(output.cpu().numpy(), self.model.sample_rate, self.sample_rate), len(batch["wave"][row]))
             for row, output in zip(rows, outputs, strict=True)

@@ -7,14 +7,13 @@ shard can be gathered without a shuffle through memory. Equal keys give equal by
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pds
-import pyarrow.fs
 import pyarrow.parquet as pq
 
 from governance.lineage import AnonymizerUsed
@@ -30,12 +29,12 @@ from operators.select import Select
 from operators.write import WriteParts
 from pipelines.cluster import run_pass
 from pipelines.config import Job
+from pipelines.reading import finished_ids, read_view
 from pipelines.runs import Run
 from pipelines.survey import Survey, open_index
+from pipelines.usual_pitch import learn_usual_pitch
 
 if TYPE_CHECKING:
-    import ray.data
-
     from operators.chain import Step
     from pipelines.progress import Track
 
@@ -54,25 +53,6 @@ def subgroup_columns(job: Job, survey: Survey) -> tuple[str, ...]:
     if job.subgroups is not None:
         return job.subgroups
     return ("gender",) if "gender" in survey.schema.names else ()
-
-
-def read_view(folder: str, files: Sequence[str], select: Select, schema: pa.Schema) -> "ray.data.Dataset":
-    """Return the rows that `select` keeps of some Parquet files on the file system of `folder`, lazily."""
-    import ray.data
-
-    columns = [name for name in dict.fromkeys(("utt_id", "speaker_id", *select.columns)) if name in schema.names]
-    filesystem, _ = pyarrow.fs.FileSystem.from_uri(folder)
-    dataset = ray.data.read_parquet(list(files), filesystem=filesystem, columns=columns)
-    return dataset.map_batches(select.__call__, batch_size=None, batch_format="pyarrow", num_cpus=0.25)
-
-
-def finished_ids(folder: Path, view: str) -> frozenset[str]:
-    """Return the ids of a view that lie in finished parts."""
-    files = sorted(folder.glob("*.parquet"))
-    if not files:
-        return frozenset()
-    table = pds.dataset(files, format="parquet").to_table(columns=["utt_id"], filter=pds.field("view") == view)
-    return frozenset(table["utt_id"].to_pylist())
 
 
 def unusable_ids(run: Run) -> frozenset[str]:
@@ -94,11 +74,12 @@ def anonymize_index(run: Run, survey: Survey, track: "Track") -> None:
     folder = run.parts("anonymized")
     columns = view_columns(job, survey)
     finished = finished_ids(folder, "anonymized")
+    usual = learn_usual_pitch(run, survey, "pitch", None, track)
     select = Select("anonymized", columns, excluded=finished | survey.duplicate_ids)
     steps: list[Step] = [
         (Decode, {"folder": survey.folder, "sample_rate": job.sample_rate, "max_seconds": job.max_seconds}),
         (Screen, {"sample_rate": job.sample_rate, "min_seconds": job.min_seconds}),
-        (Anonymize, anonymizer_arguments(job, run.key)),
+        (Anonymize, anonymizer_arguments(job, run.key, usual)),
         (Encode, {"sample_rate": job.sample_rate}),
         (WriteParts, {"folder": str(folder.absolute()), "schema": parts_schema(columns), "rows_per_group": 1}),
     ]
@@ -107,13 +88,14 @@ def anonymize_index(run: Run, survey: Survey, track: "Track") -> None:
     run_pass(dataset, survey.usable_rows - len(finished), steps, job.workers, job.gpus, track, "anonymize")
 
 
-def anonymizer_arguments(job: Job, key: bytes) -> dict[str, object]:
-    """Return the arguments of the Anonymize operator that speaks for `key`."""
+def anonymizer_arguments(job: Job, key: bytes, usual: Mapping[str, float] | None) -> dict[str, object]:
+    """Return the arguments of the Anonymize operator that speaks for `key`, to whom this pitch of people is usual."""
     return {
         "anonymizer": job.anonymizer_spec,
         "sample_rate": job.sample_rate,
         "key": derive_key(key, "voices"),
         "voice_level": job.voice_level,
+        "usual_pitch": usual,
     }
 
 
@@ -127,32 +109,43 @@ def anonymizer_used(job: Job) -> AnonymizerUsed:
     return AnonymizerUsed(name=job.anonymizer, config=config, digest=hashlib.sha256(described.encode()).hexdigest())
 
 
-def choose_anonymizer(job: Job, survey: Survey) -> tuple[Job, AnonymizerUsed, str]:
-    """Return the job with its context decided, the anonymizer that it uses (`anonymizer_used`, whose errors it raises),
-    and the sentence that says so where the languages of the index decided.
+def choose_anonymizer(job: Job, survey: Survey) -> tuple[Job, AnonymizerUsed, tuple[str, ...]]:
+    """Return the job with its context and prosody decided, the anonymizer that it uses (`anonymizer_used`, whose errors
+    it raises), and a sentence for each that the index decided otherwise than without it.
 
-    Auto becomes causal where people speak what the recogniser who hears whole utterances does not know: he would hear
-    English sounds in it. How much is lost by that was measured for emotion (`docs/results.md`), for words it was not.
-    A model that hears in one way only has nothing to decide.
+    An auto context becomes causal where people speak what the recogniser who hears whole utterances does not know: he
+    would hear English sounds in it. How much is lost by that was measured for emotion (`docs/results.md`), for words it
+    was not. An auto prosody becomes full where emotions are labelled, which are released to be heard. A model that
+    has one way only has nothing to decide.
     """
+    used = anonymizer_used(job)
+    decided, told = dict[str, str](), list[str]()
     spoken = {*survey.languages, *([job.language or "en"] if survey.unnamed_language else [])}
     foreign = sorted(language for language in spoken if base_language(language) not in registry.RECOGNISED)
-    used = anonymizer_used(job)
-    if job.context != "auto" or "context" not in used.config or not foreign:
-        return job, used, ""
-    told = (
-        f"Some people speak what the recogniser who hears whole utterances does not know ({', '.join(foreign)}), so "
-        "every utterance is heard as in a live call (option --context)."
-    )
-    job = job.model_copy(update={"context": "causal"})
-    return job, anonymizer_used(job), told
+    if job.context == "auto" and "context" in used.config and foreign:
+        decided["context"] = "causal"
+        told.append(
+            f"Some people speak what the recogniser who hears whole utterances does not know ({', '.join(foreign)}), "
+            "so every utterance is heard as in a live call (option --context)."
+        )
+    if job.prosody == "auto" and "prosody" in used.config and survey.emotions:
+        decided["prosody"] = "full"
+        told.append(
+            "Emotions are labelled, so intonation, loudness and brightness are kept for them to be heard, which tells "
+            "an attacker more of who speaks (option --prosody)."
+        )
+    if not decided:
+        return job, used, ()
+    job = job.model_copy(update=decided)
+    return job, anonymizer_used(job), tuple(told)
 
 
 def check_weights(spec: AnonymizerSpec) -> dict[str, str]:
-    """Return how the anonymizer hears, its `context`, and the digest of the recogniser that it takes, if any; nothing
-    of a model that can hear in one way only.
+    """Return how the anonymizer hears, its `context`, the digest of the recogniser that it takes, if any, and how much
+    `prosody` it keeps; nothing of what a model can do in one way only.
 
-    Raises ValueError or OSError where a model does not fit its networks, a voice bank the model, or the context.
+    Raises ValueError or OSError where a model does not fit its networks, a voice bank the model, the context or the
+    prosody.
 
     The weights are mapped and not read, so that it takes a second, and no worker finds out later. Raises as
     `AnonymizerSpec.weights`.
@@ -160,19 +153,22 @@ def check_weights(spec: AnonymizerSpec) -> dict[str, str]:
     from models.streamvoiceanon import VoiceBank
     from models.streamvoiceanon.checkpoint import load_networks, resolve
     from models.streamvoiceanon.config import build_networks, read_states
-    from models.streamvoiceanon.model import check_voice, context_used
+    from models.streamvoiceanon.model import check_voice, context_used, prosody_used
 
     model, voices = spec.weights()
     states, config = read_states(resolve(model))
     load_networks(build_networks(config), states)
     for voice in VoiceBank.load(voices).voices:
         check_voice(voice, config)
-    context = context_used(spec.context, config)
-    if config.full_context is None:
-        return {}
-    if context == "causal":
-        return {"context": context}
-    return {"context": context, "recogniser_digest": digest_of(registry.resolve(registry.RECOGNISER).digests)}
+    context, prosody = context_used(spec.context, config), prosody_used(spec.prosody, config)
+    settings: dict[str, str] = {}
+    if config.full_context is not None:
+        settings["context"] = context
+    if context == "full":
+        settings["recogniser_digest"] = digest_of(registry.resolve(registry.RECOGNISER).digests)
+    if config.reduced_prosody is not None:
+        settings["prosody"] = prosody
+    return settings
 
 
 def anonymizer_weights(job: Job) -> dict[str, Any]:
@@ -183,7 +179,7 @@ def anonymizer_weights(job: Job) -> dict[str, Any]:
     from models.streamvoiceanon.checkpoint import CONFIG_FILE, WEIGHTS_FILE, is_converted, resolve
 
     try:
-        hears = check_weights(spec)
+        settings = check_weights(spec)
     except (OSError, ValueError) as fault:
         raise InputError(str(fault)) from None
     model, voices = spec.weights()
@@ -194,7 +190,7 @@ def anonymizer_weights(job: Job) -> dict[str, Any]:
         "model_digest": digest_of(registry.digest(folder, files)),
         "voices_digest": digest_of(registry.digest(voices)),
         "alpha": spec.alpha,
-        **hears,
+        **settings,
     }
 
 

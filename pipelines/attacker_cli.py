@@ -38,6 +38,9 @@ def train(
     context: Annotated[
         str, typer.Option(help="How the anonymizer hears: full, causal, or auto, by the corpus' language.")
     ] = "auto",
+    prosody: Annotated[
+        str, typer.Option(help="How much of it the anonymizer keeps: full, reduced, or auto, by the corpus' labels.")
+    ] = "auto",
     profile: Annotated[str, typer.Option(help="Whose speaker encoder the attacker builds on.")] = "embedded",
     network: Annotated[
         Path | None, typer.Option(help="Train a network, by these settings (YAML); the standard profile always does.")
@@ -69,18 +72,19 @@ def train(
     from pipelines.runs import start_run
 
     options = {"anonymizer": anonymizer, "voice_level": voice_level, "sample_rate": sample_rate, "profile": profile}
-    options |= {"model": model, "voices": voices, "alpha": alpha, "context": context}
+    options |= {"model": model, "voices": voices, "alpha": alpha}
+    options |= {"context": context, "prosody": prosody}
     options |= {"output": output, "workers": workers, "gpus": gpus}
     job = load_job(None, {"index": corpus, "attacker_corpus": corpus, "name": "attackers", **options})
     survey = survey_training(corpus, attacked=())
-    job, used, heard = choose_anonymizer(job, survey)
+    job, used, decided = choose_anonymizer(job, survey)
     if network is None and checkpoint is not None and job.profile != "standard":
         raise InputError("--checkpoint is where a network starts from; name its settings too (--network)")
     settings = load_fields(NetworkSettings, network, {}, ())
     initial = find_checkpoint(checkpoint, job.profile)
     with tracking_progress(console) as track:
-        if heard:
-            track.say(heard)
+        for sentence in decided:
+            track.say(sentence)
         run = start_run(job, "attacker", {"index": survey.digest}, resume)
         with ray_session():
             if network is not None or job.profile == "standard":

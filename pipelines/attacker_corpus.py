@@ -19,11 +19,12 @@ from operators.decode import Decode, Unusable
 from operators.keys import derive_key
 from operators.schema import InputError
 from operators.select import Select, has_ids
-from pipelines.anonymize import finished_ids, read_view
 from pipelines.audit import speech_steps
 from pipelines.cluster import run_pass
+from pipelines.reading import finished_ids, read_view
 from pipelines.runs import Run
 from pipelines.survey import Survey, open_index, read_batches, survey_index
+from pipelines.usual_pitch import learn_usual_pitch
 
 if TYPE_CHECKING:
     from operators.chain import Step
@@ -134,12 +135,14 @@ def anonymize_corpus(
     finished = {utt_id if utt_id in whole else utt_id.rpartition("#")[0] for utt_id in done}
     total = len(whole) + sum(count_pieces(recordings[utt_id].seconds) for utt_id in alone)
     description = "anonymize the attacker's corpus"
-    track.begin(description, total, len(done))
     if finished >= recordings.keys():
+        track.begin(description, total, len(done))
         return
+    usual = learn_usual_pitch(run, survey, "attacker-pitch", frozenset(recordings), track)
+    track.begin(description, total, len(done))
     wanted = frozenset(recordings) - finished
     select = Select("training", ("utt_id", "speaker_id", "audio"), only=wanted)
     cut = (Cut, {"wanted": alone & wanted, "sample_rate": job.sample_rate})
-    steps = [*speech_steps(job, survey.folder, derive_key(run.key, "attacker training"), cut), *then]
+    steps = [*speech_steps(job, survey.folder, derive_key(run.key, "attacker training"), usual, cut), *then]
     dataset = read_view(survey.folder, survey.files, select, survey.schema)
     run_pass(dataset, len(wanted), steps, job.workers, job.gpus, track, description)

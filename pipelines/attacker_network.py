@@ -37,15 +37,16 @@ from operators.keys import derive_key
 from operators.schema import AUDIO_TYPE, InputError
 from operators.select import Select
 from operators.write import WriteParts
-from pipelines.anonymize import finished_ids, read_view
 from pipelines.attacker_corpus import Recording, anonymize_corpus, read_recordings, refuse_shared_recordings
 from pipelines.audit import listening_steps, speech_steps
 from pipelines.cluster import run_pass
 from pipelines.config import Job
+from pipelines.reading import finished_ids, read_view
 from pipelines.registered import SCHEME, download_model
 from pipelines.runs import Run
 from pipelines.survey import Survey
 from pipelines.training.settings import Settings
+from pipelines.usual_pitch import usual_pitch
 
 if TYPE_CHECKING:
     from models.ecapa import SpeakerTask
@@ -317,7 +318,7 @@ def embed_with(
     columns = ("utt_id", "speaker_id", "audio")
     if len(done["attacker"]) < len(known):
         select = Select("attacker", columns, done["attacker"], only=known)
-        steps = speech_steps(job, survey.folder, derive_key(run.key, "attacker"))
+        steps = speech_steps(job, survey.folder, derive_key(run.key, "attacker"), usual_pitch(run, "pitch", known))
         steps += listening_steps(job, survey.folder, folder, weights)
         dataset = read_view(survey.folder, survey.files, select, survey.schema)
         run_pass(dataset, len(known) - len(done["attacker"]), steps, job.workers, job.gpus, track, description)

@@ -4,6 +4,7 @@ Three tables of features, all private: the original, the anonymized, and the att
 they enrol and train on. `evidence` turns them into figures.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,13 @@ from operators.screen import RequireUsable, Screen
 from operators.select import Select
 from operators.transcribe import Transcribe
 from operators.write import WriteParts
-from pipelines.anonymize import anonymizer_arguments, finished_ids, parts_schema, read_view, view_columns
+from pipelines.anonymize import anonymizer_arguments, parts_schema, view_columns
 from pipelines.cluster import run_pass
 from pipelines.config import Job
+from pipelines.reading import finished_ids, read_view
 from pipelines.runs import Run
 from pipelines.survey import Survey
+from pipelines.usual_pitch import usual_pitch
 
 if TYPE_CHECKING:
     from operators.chain import Step
@@ -105,7 +108,8 @@ def anonymize_as_attacker(run: Run, survey: Survey, wanted: frozenset[str], trac
         return
     select = Select("attacker", view_columns(job, survey), finished, only=wanted)
     weights = PROFILES[job.profile]["speaker"]
-    steps = speech_steps(job, survey.folder, derive_key(run.key, "attacker"))
+    # What is usual of somebody is known to an attacker by the recordings that they have.
+    steps = speech_steps(job, survey.folder, derive_key(run.key, "attacker"), usual_pitch(run, "pitch", wanted))
     steps += listening_steps(job, survey.folder, folder, weights)
     dataset = read_view(survey.folder, survey.files, select, survey.schema)
     run_pass(dataset, len(wanted) - len(finished), steps, job.workers, job.gpus, track, description)
@@ -117,16 +121,19 @@ def attacker_schema() -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in names] + [("embedding", pa.list_(pa.float32()))])
 
 
-def speech_steps(job: Job, audio_folder: str, key: bytes, *screened: "Step") -> "list[Step]":
+def speech_steps(
+    job: Job, audio_folder: str, key: bytes, usual: Mapping[str, float] | None, *screened: "Step"
+) -> "list[Step]":
     """Return the operators by which an attacker anonymizes speech with a `key` of their own.
 
-    `screened` are further operators on what passed the screen.
+    `usual` is the speakers' usual pitch, where the anonymizer goes by it. `screened` are further operators on what
+    passed the screen.
     """
     return [
         (Decode, {"folder": audio_folder, "sample_rate": job.sample_rate, "max_seconds": job.max_seconds}),
         (Screen, {"sample_rate": job.sample_rate, "min_seconds": job.min_seconds}),
         *screened,
-        (Anonymize, anonymizer_arguments(job, key)),
+        (Anonymize, anonymizer_arguments(job, key, usual)),
         (Encode, {"sample_rate": job.sample_rate}),
     ]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from models.catalogue import AnonymizerSpec, Context
+from models.catalogue import AnonymizerSpec, Context, Prosody
 from operators.keys import MINIMUM_KEY_BYTES
 from operators.schema import InputError
 
@@ -68,6 +68,12 @@ class Job(BaseModel):
         "auto",
         description="streamvoiceanon: full hears each utterance to its end before it speaks, and loses fewer words; "
         "causal hears what a live call hears; auto is full where the model can and everybody speaks English.",
+    )
+    prosody: Prosody = Field(
+        "auto",
+        description="streamvoiceanon: full keeps intonation, loudness and brightness, so that emotions can be told; "
+        "reduced keeps half of the intonation alone, so that speakers are harder to tell; auto is full where the index "
+        "labels emotions, reduced elsewhere.",
     )
     voice_level: Literal["utterance", "speaker"] = Field(
         "utterance", description="A new pseudo-voice for every utterance, or one a speaker (readable, but linkable)."
@@ -143,7 +149,9 @@ class Job(BaseModel):
     def anonymizer_spec(self) -> AnonymizerSpec:
         """The anonymizer with all that it loads."""
         device = "cuda" if self.gpus else "cpu"
-        return AnonymizerSpec(self.anonymizer, self.model, self.voices, self.alpha, device, self.compile, self.context)
+        return AnonymizerSpec(
+            self.anonymizer, self.model, self.voices, self.alpha, device, self.compile, self.context, self.prosody
+        )
 
     def folder(self) -> Path:
         """The dataset's own folder: runs and, after a release, the released data lie in it."""

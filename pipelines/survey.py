@@ -42,6 +42,7 @@ class Survey:
     speakers: int
     languages: tuple[str, ...]
     unnamed_language: bool  # some row names none
+    emotions: bool  # some row is labelled with one
     digest: str
     duplicate_ids: frozenset[str]
     duplicate_rows: int
@@ -115,11 +116,12 @@ def survey_index(index: str, extra_columns: tuple[str, ...] = ()) -> Survey:
     """Read the ids and labels of an index, batch by batch. Raises InputError where no job can run on it."""
     dataset, folder = open_index(index)
     check_columns(dataset.schema, index, extra_columns)
-    columns = [name for name in ("utt_id", "speaker_id", "language") if name in dataset.schema.names]
+    columns = [name for name in ("utt_id", "speaker_id", "language", "emotion") if name in dataset.schema.names]
     hashes: list[np.ndarray] = []
     speakers: set[str] = set()
     languages: set[str] = set()
     unnamed = "language" not in columns
+    emotions = False
     rows = missing = 0
     for batch in read_batches(dataset, columns, index):
         rows += len(batch)
@@ -132,6 +134,10 @@ def survey_index(index: str, extra_columns: tuple[str, ...] = ()) -> Survey:
             named = {(value or "").strip() for value in pc.unique(batch["language"].cast(pa.string())).to_pylist()}
             languages |= named - {""}
             unnamed = unnamed or "" in named
+        if "emotion" in columns:
+            emotions = emotions or any(
+                (value or "").strip() for value in pc.unique(batch["emotion"].cast(pa.string())).to_pylist()
+            )
     if rows == 0:
         raise InputError(f"{index} has no rows")
     all_hashes = np.concatenate(hashes)
@@ -144,6 +150,7 @@ def survey_index(index: str, extra_columns: tuple[str, ...] = ()) -> Survey:
         speakers=len(speakers),
         languages=tuple(sorted(languages)),
         unnamed_language=unnamed,
+        emotions=emotions,
         digest=hashlib.sha256(np.sort(all_hashes).tobytes()).hexdigest(),
         duplicate_ids=duplicates,
         duplicate_rows=duplicate_rows,

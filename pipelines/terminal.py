@@ -71,7 +71,9 @@ def describe_plan(job: Job, kind: Kind, console: Console) -> None:
     table.add_row("first rows", escape("; ".join(faults)) or "can be read")
     table.add_row("anonymizer", f"{job.anonymizer}, a voice for every {job.voice_level}")
     if hears := plan.anonymizer.config.get("context"):
-        table.add_row("heard", "to the end" if hears == "full" else escape(plan.heard) or "as in a live call")
+        table.add_row("heard", "to the end" if hears == "full" else "as in a live call")
+    if prosody := plan.anonymizer.config.get("prosody"):
+        table.add_row("prosody", str(prosody))
     table.add_row("key", f"from {job.key_env}" if plan.has_key else "made for the run and thrown away")
     table.add_row("kept columns", ", ".join(job.keep_columns) or "none")
     for model in plan.auditors:
@@ -92,6 +94,8 @@ def describe_plan(job: Job, kind: Kind, console: Console) -> None:
     if kind == "release":
         table.add_row("would release to", str(plan.target))
     console.print(table)
+    for sentence in plan.decided:
+        console.print(escape(sentence), soft_wrap=True)
 
 
 def print_outcome(outcome: Outcome, console: Console) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from models.catalogue import AnonymizerSpec
+from models.catalogue import AnonymizerSpec, Prosody
 from serve.engine import EngineSettings
 
 SHA256 = r"^[0-9a-f]{64}$"
@@ -72,17 +72,19 @@ class Replicas(_Section):
 class ServeConfig(_Section):
     """The whole of it.
 
-    `anonymizer`, `model`, `voices` (the bank), `alpha` and `compile` are those of a release job. `slots` are the calls
-    that a replica holds; None: as many as its anonymizer is known to keep up with. With no `tokens` only
-    this machine may speak to the service, unless `open` says that something in front of it keeps strangers out.
-    `tokens_file` is a YAML list of more of them, read once by `parse_config`. `origins` are the web pages, besides the
-    service's own, that may use it (`https://example.org`).
+    `anonymizer`, `model`, `voices` (the bank), `alpha`, `prosody` and `compile` are those of a release job, but that
+    calls have no labels: auto is reduced wherever the model can. `slots` are the calls that a replica holds; None: as
+    many as its anonymizer is known to keep up with. With no `tokens` only this machine may speak to the service, unless
+    `open` says that something in front of it keeps strangers out. `tokens_file` is a YAML list of more of them, read
+    once by `parse_config`. `origins` are the web pages, besides the service's own, that may use it
+    (`https://example.org`).
     """
 
     anonymizer: str = "streamvoiceanon"
     model: str | None = None
     voices: str | None = None
     alpha: Annotated[float, Field(ge=0, le=1)] = 1.0
+    prosody: Prosody = "auto"
     compile: bool = False
     sample_rate: Annotated[int, Field(ge=8_000, le=48_000)] = 16_000
     slots: Annotated[int | None, Field(ge=1, le=1024)] = None
@@ -112,7 +114,9 @@ class ServeConfig(_Section):
     def anonymizer_spec(self) -> AnonymizerSpec:
         """The anonymizer with all that it loads; on the replica's own GPU where it has one."""
         device = "cuda" if self.replicas.gpus else "cpu"
-        return AnonymizerSpec(self.anonymizer, self.model, self.voices, self.alpha, device, self.compile)
+        return AnonymizerSpec(
+            self.anonymizer, self.model, self.voices, self.alpha, device, self.compile, prosody=self.prosody
+        )
 
     @property
     def capacity(self) -> int:

@@ -87,6 +87,8 @@ def test_people_are_recognised_by_what_all_draws_keep_of_them() -> None:
 
 def test_a_setting_is_read_or_refused() -> None:
     assert choices.read_setting("delay=2,context=full") == {"delay": 2, "context": "full"}
+    with pytest.raises(SystemExit, match="prosody is one of auto, full, reduced, not half"):
+        choices.read_setting("prosody=half")
     with pytest.raises(SystemExit, match="context is one of auto, full, causal, not ful"):
         choices.read_setting("context=ful")
     with pytest.raises(SystemExit, match="'speed' is no setting"):

@@ -183,10 +183,8 @@ def read_converted(folder: Path) -> tuple[dict[str, StateDict], dict[str, Any]]:
 
     The weights file is mapped, not read, unless it is a compact one.
     """
+    document = read_document(folder)
     try:
-        document = json.loads((folder / CONFIG_FILE).read_text())
-        if document.get("format") != FORMAT:
-            raise CheckpointError(f"{folder / CONFIG_FILE} is of format {document.get('format')!r}, not {FORMAT!r}")
         tensors = expanded(load_file(folder / WEIGHTS_FILE))
     except CheckpointError:
         raise
@@ -197,6 +195,19 @@ def read_converted(folder: Path) -> tuple[dict[str, StateDict], dict[str, Any]]:
         network, _, name = key.partition(".")
         states.setdefault(network, {})[name] = value
     return states, document["config"]
+
+
+def read_document(folder: Path) -> dict[str, Any]:
+    """Read what a converted checkpoint says of itself: its `config`, its `sources`. Raises CheckpointError."""
+    try:
+        document: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
+        if document.get("format") != FORMAT:
+            raise CheckpointError(f"{folder / CONFIG_FILE} is of format {document.get('format')!r}, not {FORMAT!r}")
+    except CheckpointError:
+        raise
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint in {folder} cannot be read: {_first_line(error)}") from None
+    return document
 
 
 def is_converted(folder: Path) -> bool:

@@ -15,6 +15,7 @@ from models.streamvoiceanon.codec import Codec, CodecConfig
 from models.streamvoiceanon.content_encoder import ContentEncoder, ContentEncoderConfig
 from models.streamvoiceanon.frontend import FrameConfig
 from models.streamvoiceanon.full_context import FullContext, FullContextConfig, check_frames, check_sizes
+from models.streamvoiceanon.prosody import ProsodyConfig
 from models.streamvoiceanon.spectral import SpectralConfig
 from models.streamvoiceanon.style_encoder import StyleEncoder
 from models.streamvoiceanon.timbre_encoder import TimbreEncoder
@@ -27,9 +28,8 @@ class Config:
 
     `speaker` says what a voice's style is: "encoders" are the two published networks, "statistics" the mean and
     deviation of the content encoder's log-mel bands (`style_encoder.band_statistics`), without weights, without timbre.
-    What is spoken follows the loudness of what is heard by `loudness` decibels at most, and its brightness by
-    `brightness`; 0: it does not. With `full_context` whole utterances can be heard by a recogniser instead of the
-    content encoder.
+    `prosody` is how much is kept of how something is said; a model that has a `reduced_prosody` as well can be told to
+    keep that much. With `full_context` whole utterances can be heard by a recogniser instead of the content encoder.
     """
 
     content_encoder: ContentEncoderConfig = field(default_factory=ContentEncoderConfig)
@@ -41,8 +41,8 @@ class Config:
     timbre_heads: int = 8
     frames: FrameConfig = field(default_factory=FrameConfig)
     speaker: Literal["encoders", "statistics"] = "encoders"
-    loudness: float = 0.0
-    brightness: float = 0.0
+    prosody: ProsodyConfig = field(default_factory=ProsodyConfig)
+    reduced_prosody: ProsodyConfig | None = None
     full_context: FullContextConfig | None = None
 
 
@@ -76,6 +76,13 @@ def read_states(folder: Path) -> tuple[dict[str, checkpoint.StateDict], Config]:
     return states, config_from_values(values)
 
 
+def read_config(folder: Path) -> Config:
+    """Read the sizes of a checkpoint, and not its weights. Raises CheckpointError."""
+    if not checkpoint.is_converted(folder):
+        return Config()
+    return config_from_values(checkpoint.read_document(folder)["config"])
+
+
 def config_from_values(values: Mapping[str, Any]) -> Config:
     """Read the configuration of a converted checkpoint."""
     parts = {
@@ -86,6 +93,8 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
         "acoustic_lm": AcousticLMConfig,
         "frames": FrameConfig,
         "full_context": FullContextConfig,
+        "prosody": ProsodyConfig,
+        "reduced_prosody": ProsodyConfig,
     }
 
     def read(kind: type, fields: Mapping[str, Any]) -> Any:
@@ -106,9 +115,12 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
             f"the content encoder has {2**encoder.bits} codes and {encoder.pitch_codes} of pitch, the language model "
             f"{lm.content_codes} and {lm.pitch_codes}: they must be the same"
         )
-    for name, most in (("loudness", config.loudness), ("brightness", config.brightness)):
-        if not (isinstance(most, int | float) and 0.0 <= most < math.inf):
-            raise checkpoint.CheckpointError(f"{name} is decibels from 0 on, not {most!r}")
+    for prosody in (config.prosody, config.reduced_prosody):
+        if prosody is not None:
+            try:
+                prosody.check()
+            except ValueError as error:
+                raise checkpoint.CheckpointError(str(error)) from None
     if encoder.nearest != 1 and not (
         isinstance(encoder.nearest, int)
         and isinstance(encoder.spread, int | float)

@@ -148,8 +148,11 @@ class ContentEncoder(nn.Module):
         self.quantizer = _Quantizer(self.config, frames)
         self.contour = PitchContour(self.config.pitch_codes, frames.samples) if self.config.pitch_codes else None
 
-    def initial_state(self, batch: int, chunk: int, places: Tensor | None = None) -> State:
-        """The state of fresh streams, for chunks of at most `chunk` frames; `places` as in `WhisperTrunk`."""
+    def initial_state(
+        self, batch: int, chunk: int, places: Tensor | None = None, usual_pitch: float | None = None
+    ) -> State:
+        """The state of fresh streams, for chunks of at most `chunk` frames; `places` as in `WhisperTrunk`, and
+        `usual_pitch` as in `PitchContour`."""
         backbone = self.backbone
         return (
             self.mel.initial_state(batch),
@@ -158,7 +161,7 @@ class ContentEncoder(nn.Module):
             else backbone.initial_state(batch),
             self.quantizer.downsample.initial_state(batch),
             self.quantizer.pre_module.initial_state(batch, chunk),
-            () if self.contour is None else self.contour.initial_state(batch),
+            () if self.contour is None else self.contour.initial_state(batch, usual_pitch),
         )
 
     def forward(self, samples: Tensor, state: State, mels: Tensor | None = None) -> tuple[Tensor, State]:

@@ -2,8 +2,8 @@
 
 What the content encoder learns from phonemes tells little of intonation, and emotion lives there. A contour needs no
 weights: the fundamental frequency is where the wave is most like its own delayed copy (normalised cross-correlation,
-Talkin, "A robust algorithm for pitch tracking", 1995), and a code says how far it lies above what the voice
-has had so far. The height itself, which is the speaker's, is left out.
+Talkin, "A robust algorithm for pitch tracking", 1995), and a code says how far it lies above what the voice has had so
+far, or above what is usual of the speaker where that is known. The height itself, which is the speaker's, is left out.
 """
 
 import torch
@@ -16,6 +16,7 @@ VOICED = 0.6  # correlation from which a frame has a pitch
 LAG_COST = 0.1  # of the longest lag: twice a period correlates as well as the period
 QUIET = 1e-6  # mean square under which nothing is heard, -60 dB
 HALF_RANGE = 1.0  # octaves that codes reach above and below
+FRAMES_AT_ONCE = 512  # of a wave whose mean is wanted: memory does not grow with it
 MEMORY = 100  # voiced frames that the voice's own height is the mean of, four seconds
 
 
@@ -34,9 +35,13 @@ class PitchContour(nn.Module):
         with torch.device("cpu"):
             self.register_buffer("silence", torch.zeros(WINDOW - frame_samples), persistent=False)
 
-    def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
-        """The samples before the first frame, silence, and of each voice its mean height and the frames heard."""
-        return self.silence.repeat(batch, 1), self.silence.new_zeros(batch, 2)
+    def initial_state(self, batch: int, usual: float | None = None) -> tuple[Tensor, Tensor]:
+        """The samples before the first frame, silence, and of each voice its mean height and the frames heard.
+
+        Where the `usual` height is known, in octaves above 1 Hz, it is as if the voice had been heard for long.
+        """
+        known = self.silence.new_tensor([0.0, 0.0] if usual is None else [usual, MEMORY])
+        return self.silence.repeat(batch, 1), known.repeat(batch, 1)
 
     def forward(self, samples: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Map samples [B, n frames] to codes [B, n], int64, and the state on."""
@@ -78,3 +83,18 @@ def measure(windows: Tensor) -> tuple[Tensor, Tensor]:
     lag = best.squeeze(-1) + SHORTEST + shift
     voiced = (here > VOICED) & peak.gather(-1, best).squeeze(-1) & (x.square().mean(-1) > QUIET)
     return torch.where(voiced, (SAMPLE_RATE / lag).log2(), 0.0), voiced
+
+
+def mean_pitch(wave: Tensor, frame_samples: int) -> tuple[float, int]:
+    """Return the mean pitch of a wave [samples] at 16 kHz, in octaves above 1 Hz, and in how many frames it has one.
+
+    The frames are those of a contour, and 0.0 is the mean of none.
+    """
+    past, frames = WINDOW - frame_samples, -(-len(wave) // frame_samples)
+    padded = nn.functional.pad(wave, (past, frames * frame_samples - len(wave)))
+    total, count = 0.0, 0
+    for first in range(0, frames, FRAMES_AT_ONCE):
+        here = padded[first * frame_samples : (first + FRAMES_AT_ONCE) * frame_samples + past]
+        octaves, voiced = measure(here.unfold(0, WINDOW, frame_samples))
+        total, count = total + float(octaves[voiced].double().sum()), count + int(voiced.sum())
+    return total / max(1, count), count

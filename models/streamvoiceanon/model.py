@@ -15,16 +15,16 @@ import torchaudio
 from torch import Tensor, nn
 
 from models import registry
-from models.catalogue import Context
+from models.catalogue import Context, Prosody
 from models.streamvoiceanon import checkpoint, kernels, style_encoder
 from models.streamvoiceanon.acoustic_lm import AcousticLM
 from models.streamvoiceanon.codec import Codec
 from models.streamvoiceanon.config import Config, build_networks, read_states
 from models.streamvoiceanon.content_encoder import ContentEncoder, likeliest, with_pitch
-from models.streamvoiceanon.expression import Expression
 from models.streamvoiceanon.full_context import FullContext, listen
 from models.streamvoiceanon.generation import Prompt, Utterance, check_delay, write_all
 from models.streamvoiceanon.linear import pack
+from models.streamvoiceanon.prosody import ProsodyConfig, ProsodyFollower, narrow_contour
 from models.streamvoiceanon.state import State
 from models.streamvoiceanon.stream import Stream, StreamBatch, check_wave
 from models.streamvoiceanon.style_encoder import StyleEncoder, band_statistics
@@ -54,6 +54,7 @@ class StreamVoiceAnon:
         alpha: float = 1.0,
         compiled: bool = False,
         context: Context = "causal",
+        prosody: Prosody = "auto",
     ) -> None:
         """Take loaded networks.
 
@@ -65,7 +66,8 @@ class StreamVoiceAnon:
         torch.compile, minutes at the first frame, which is for a GPU: ValueError where the kernels do the work.
         `context` says how `anonymize` hears an utterance: "causal" as a stream does; "full" to its end, by the embedded
         recogniser, which needs a model that was trained for it (ValueError) and the recogniser's weights; "auto" is
-        full where the model was.
+        full where the model was. `prosody` says how much is kept of how something is said, full or reduced, which the
+        model must have (ValueError); "auto" is reduced where it has.
         """
         self.config, self.voices, self.alpha = config, voices, alpha
         self.sample_rate, self.frame_samples = config.frames.sample_rate, config.frames.samples
@@ -90,6 +92,7 @@ class StreamVoiceAnon:
         self.timbre_encoder: TimbreEncoder | None = networks.get("timbre_encoder")  # type: ignore[assignment]
         self.full_context: FullContext | None = networks.get("full_context")  # type: ignore[assignment]
         self.context = context_used(context, config)
+        self.prosody = prosody_used(prosody, config)
         self.recogniser: Whisper | None = None
         if self.context == "full":
             self.recogniser = Whisper(registry.resolve(registry.RECOGNISER).path)  # on the CPU, in 8 bits, as learnt by
@@ -149,14 +152,15 @@ class StreamVoiceAnon:
     # Codes
 
     @torch.inference_mode()
-    def encode_content(self, wave: Tensor) -> Tensor:
+    def encode_content(self, wave: Tensor, usual_pitch: float | None = None) -> Tensor:
         """Map a wave [samples] to its content, one code for every frame begun: [T], int64.
 
-        Where the encoder hears several codes at once, they and their shares, float32 [T, nearest, 2].
+        Where the encoder hears several codes at once, they and their shares, float32 [T, nearest, 2]. `usual_pitch` is
+        the speaker's mean, in octaves above 1 Hz, where it is known.
         """
         check_wave(wave)
         frames = self.config.frames
-        state = self.content_encoder.initial_state(1, chunk=ENCODER_CHUNK)
+        state = self.content_encoder.initial_state(1, chunk=ENCODER_CHUNK, usual_pitch=usual_pitch)
         codes = []
         for start in range(0, len(wave), ENCODER_CHUNK * frames.samples):
             chunk, whole = self._whole_frames(wave[start : start + ENCODER_CHUNK * frames.samples])
@@ -167,12 +171,13 @@ class StreamVoiceAnon:
         none = torch.zeros(0, dtype=torch.int64) if nearest == 1 else torch.zeros(0, nearest, 2)
         return torch.cat(codes) if codes else none
 
-    def hear(self, wave: Tensor) -> Tensor:
-        """Map a wave [samples] to its content, in the context that the model was loaded with."""
-        return self.encode_whole(wave) if self.context == "full" else self.encode_content(wave)
+    def hear(self, wave: Tensor, usual_pitch: float | None = None) -> Tensor:
+        """Map a wave [samples] to its content as `encode_content`, in the context that the model was loaded with."""
+        encode = self.encode_whole if self.context == "full" else self.encode_content
+        return encode(wave, usual_pitch)
 
     @torch.inference_mode()
-    def encode_whole(self, wave: Tensor) -> Tensor:
+    def encode_whole(self, wave: Tensor, usual_pitch: float | None = None) -> Tensor:
         """Map a wave [samples] to its content with full context, shaped like that of `encode_content`.
 
         Its pitch, where it has one, is the content encoder's. Raises ValueError without full context.
@@ -182,10 +187,10 @@ class StreamVoiceAnon:
             raise ValueError("this model was not loaded with full context")
         whole, length = self._whole_frames(wave)
         if not length:
-            return self.encode_content(wave)
+            return self.encode_content(wave, usual_pitch)
         points = self.full_context(listen(self.recogniser, whole).unsqueeze(0).to(self.device))
         contour, parts = self.content_encoder.contour, []
-        state = None if contour is None else contour.initial_state(1)
+        state = None if contour is None else contour.initial_state(1, usual_pitch)
         samples = whole.unsqueeze(0).split(ENCODER_CHUNK * self.frame_samples, dim=1)
         for own, heard in zip(points.split(ENCODER_CHUNK, dim=1), samples, strict=True):
             content = self.content_encoder.at(own)
@@ -222,7 +227,7 @@ class StreamVoiceAnon:
     def _decode(self, written: Tensor, source: Tensor | None = None) -> Tensor:
         """Map what the language model wrote, [codebooks, T] or [codebooks, T, channels], to a wave of T frames.
 
-        Where the model does so, it is expressed as `source`, the wave that it says.
+        Where the model does so, it follows the loudness and brightness of `source`, the wave that it says.
         """
         length = self.frame_samples
         wave = torch.empty(written.shape[1] * length)
@@ -231,16 +236,25 @@ class StreamVoiceAnon:
             part = written[:, start : start + DECODER_CHUNK]
             samples, state = self.codec.decode(part.unsqueeze(0).to(self.device), state)
             wave[start * length : start * length + samples.shape[1]] = samples[0].cpu()
-        if source is not None and len(wave) and (expression := self.expression()) is not None:
+        if source is not None and len(wave) and (follower := self.prosody_follower()) is not None:
             for spoken, heard in zip(wave.split(length), self._whole_frames(source)[0].split(length), strict=True):
-                expression.hear(heard)
-                spoken.copy_(expression.follow(spoken))
+                follower.hear(heard)
+                spoken.copy_(follower.follow(spoken))
         return wave
 
-    def expression(self) -> Expression | None:
+    def narrow(self, content: Tensor) -> Tensor:
+        """Leave content as much of the pitch's movement as the model keeps."""
+        return narrow_contour(content, self.config.content_encoder.pitch_codes, self._prosody.contour)
+
+    def prosody_follower(self) -> ProsodyFollower | None:
         """What follows how a new stream is said, where the model does so."""
-        loudness, brightness = self.config.loudness, self.config.brightness
-        return Expression(loudness, brightness, self.config.frames) if loudness or brightness else None
+        kept = self._prosody
+        return ProsodyFollower(kept, self.config.frames) if kept.loudness or kept.brightness else None
+
+    @property
+    def _prosody(self) -> ProsodyConfig:
+        reduced = self.config.reduced_prosody
+        return reduced if self.prosody == "reduced" and reduced is not None else self.config.prosody
 
     # Voices
 
@@ -348,22 +362,30 @@ class StreamVoiceAnon:
         waves: Sequence[Tensor],
         voices: Sequence[Voice],
         seeds: Sequence[int] | None = None,
+        usual_pitch: Sequence[float | None] | None = None,
         delay: int | None = None,
         batch: int = 32,
         cache_bytes: int = 2 << 30,
     ) -> list[Tensor]:
         """Return the anonymized waves, each as long as its source; a `delay` of None is the model's own.
 
+        `usual_pitch` is the mean of each speaker, in octaves above 1 Hz, which tells how an utterance differs from what
+        they say otherwise; where it is None, an utterance is heard beside itself.
+
         At most `batch` utterances are written at once, fewer where their key-value caches would pass `cache_bytes`.
         Raises ValueError that names the wave where one is not finite or not one channel.
         """
         seeds = [0] * len(waves) if seeds is None else seeds
-        if not len(waves) == len(voices) == len(seeds):
-            raise ValueError(f"{len(waves)} waves, {len(voices)} voices and {len(seeds)} seeds: one of each is needed")
+        usual_pitch = [None] * len(waves) if usual_pitch is None else usual_pitch
+        if not len(waves) == len(voices) == len(seeds) == len(usual_pitch):
+            raise ValueError(
+                f"{len(waves)} waves, {len(voices)} voices, {len(seeds)} seeds and {len(usual_pitch)} usual pitches: "
+                "one of each is needed"
+            )
         utterances = []
-        for i, (wave, voice, seed) in enumerate(zip(waves, voices, seeds, strict=True)):
+        for i, (wave, voice, seed, usual) in enumerate(zip(waves, voices, seeds, usual_pitch, strict=True)):
             try:
-                content = self.hear(wave)
+                content = self.narrow(self.hear(wave, usual))
             except ValueError as error:
                 raise ValueError(f"wave {i}: {error}") from None
             generator = torch.Generator().manual_seed(seed)
@@ -402,6 +424,13 @@ def context_used(context: Context, config: Config) -> Literal["full", "causal"]:
     if context == "full" and config.full_context is None:
         raise ValueError("this model has no full context, which pipelines.fit_full_context gives it: use causal")
     return "full" if context != "causal" and config.full_context is not None else "causal"
+
+
+def prosody_used(prosody: Prosody, config: Config) -> Literal["full", "reduced"]:
+    """Return how much prosody a model of this configuration keeps. Raises ValueError where it has not the one."""
+    if prosody == "reduced" and config.reduced_prosody is None:
+        raise ValueError("this model has no reduced prosody, which its configuration would name: use full")
+    return "reduced" if prosody != "full" and config.reduced_prosody is not None else "full"
 
 
 def check_voice(voice: Voice, config: Config) -> None:

@@ -7,6 +7,7 @@ from models.streamvoiceanon.codec import CodecConfig
 from models.streamvoiceanon.config import Config
 from models.streamvoiceanon.content_encoder import ContentEncoderConfig
 from models.streamvoiceanon.frontend import FrameConfig
+from models.streamvoiceanon.prosody import ProsodyConfig
 from models.streamvoiceanon.spectral import SpectralConfig
 from models.streamvoiceanon.whisper_trunk import WhisperConfig
 
@@ -69,7 +70,8 @@ SMALL = replace(
         delay=3,  # 160 ms with the frame itself; codes tell the frame before theirs
         averaged=True,
     ),
-    loudness=5.0,
+    prosody=ProsodyConfig(loudness=10.0, brightness=10.0),
+    reduced_prosody=ProsodyConfig(contour=0.5),
 )
 
 # The small shape while its content encoder is trained, by signs. `pipelines.fit_codebook` makes it SMALL.

@@ -20,8 +20,8 @@ from operators.schema import QUARANTINE_REASONS, InputError
 from operators.screen import Screen
 from operators.select import Select, has_ids
 from operators.write import WriteParts
-from pipelines.anonymize import finished_ids, read_view
 from pipelines.cluster import run_pass
+from pipelines.reading import finished_ids, read_view
 from pipelines.survey import Survey, open_index, read_batches
 
 if TYPE_CHECKING:

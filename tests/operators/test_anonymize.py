@@ -58,7 +58,7 @@ def test_a_wave_that_the_anonymizer_refuses_is_quarantined_alone(
 
         def draw_voice(self, seed: int) -> None: ...
 
-        def anonymize(self, sources: list[torch.Tensor], voices: Any, seeds: Any) -> list[torch.Tensor]:
+        def anonymize(self, sources: list[torch.Tensor], voices: Any, seeds: Any, usual: Any) -> list[torch.Tensor]:
             if any(len(source) == 12_000 for source in sources):
                 raise ValueError("12,000 samples are unlucky")
             return sources

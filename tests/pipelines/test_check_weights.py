@@ -92,6 +92,20 @@ def test_how_it_hears_is_part_of_what_it_is(weights: Path, tmp_path: Path) -> No
         anonymizer_weights(deaf.model_copy(update={"context": "full"}))
 
 
+def test_how_much_prosody_it_keeps_is_part_of_what_it_is(weights: Path, tmp_path: Path) -> None:
+    save_converted(tmp_path / "model", fresh_networks(TINY_SMALL, 0), TINY_SMALL, {})
+    model = StreamVoiceAnon.from_pretrained(tmp_path / "model")
+    VoiceBank([model.make_voice(0.1 * torch.randn(16_000), voice_id="one")]).save(tmp_path / "voices.parquet")
+    job = job_with(tmp_path / "model", tmp_path / "voices.parquet")
+    reduced, full = anonymizer_used(job), anonymizer_used(job.model_copy(update={"prosody": "full"}))
+    assert (reduced.config["prosody"], full.config["prosody"]) == ("reduced", "full")
+    assert reduced.digest != full.digest
+    plain = job_with(weights / "model", weights / "voices.parquet")
+    assert "prosody" not in anonymizer_weights(plain), "it keeps as much as it ever did"
+    with pytest.raises(InputError, match="has no reduced prosody"):
+        anonymizer_weights(plain.model_copy(update={"prosody": "reduced"}))
+
+
 def test_a_lost_recogniser_is_told_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_converted(tmp_path / "model", fresh_networks(HEARING, 0), HEARING, {})
     model = StreamVoiceAnon.from_pretrained(tmp_path / "model")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from models.streamvoiceanon.brightness import Brightness, Tilt
-from models.streamvoiceanon.expression import Expression
+from models.streamvoiceanon.prosody import ProsodyConfig, ProsodyFollower
 from models.streamvoiceanon.shapes import SMALL
 
 FRAMES = SMALL.frames
@@ -87,7 +87,7 @@ def test_what_is_heard_ahead_changes_nothing() -> None:
 
 def test_what_is_made_brighter_is_as_loud_as_what_is_heard() -> None:
     heard = noise([0.0] * 40 + [10.0] * 40)
-    both, one = Expression(10.0, 10.0, FRAMES), Expression(0.0, 10.0, FRAMES)
+    both, one = (ProsodyFollower(ProsodyConfig(1.0, most, 10.0), FRAMES) for most in (10.0, 0.0))
     levels = []
     for expression in (both, one):
         made = []

@@ -1,4 +1,7 @@
-"""How whole utterances are heard hangs on the language: the recogniser who hears to the end knows English alone."""
+"""How speech is anonymized hangs on the index.
+
+The recogniser who hears to the end knows English alone, and emotions that are labelled are kept.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,12 @@ from pipelines.survey import survey_index
 def job_of(sample_rows: list[dict[str, Any]], tmp_path: Path) -> Any:
     """A function that returns a job on an index whose rows speak the given languages by turns."""
 
-    def make(languages: tuple[str | None, ...], **options: Any) -> Job:
+    def make(languages: tuple[str | None, ...], emotions: tuple[str | None, ...] = (None,), **options: Any) -> Job:
         path = tmp_path / f"{'-'.join(map(str, languages))}.parquet"
-        rows = [row | {"language": languages[n % len(languages)]} for n, row in enumerate(sample_rows[:4])]
+        rows = [
+            row | {"language": languages[n % len(languages)], "emotion": emotions[n % len(emotions)]}
+            for n, row in enumerate(sample_rows[:4])
+        ]
         table = pa.Table.from_pylist(rows)
         pq.write_table(table if any(languages) else table.drop_columns(["language"]), path)
         return load_job(None, {"index": str(path), "name": "n", "output": tmp_path, **options})
@@ -51,29 +57,53 @@ def test_who_speaks_another_language_is_heard_as_in_a_call(
     job = job_of(languages, language=assumed)
     decided, used, told = choose_anonymizer(job, survey_index(job.index))
     assert decided.context == ("causal" if foreign else "auto")
-    assert f"({foreign})" in told if foreign else told == ""
+    assert f"({foreign})" in told[0] if foreign else told == ()
     plan = plan_job(job, "audit")
     assert plan.job == decided, "what runs is what was decided"
     assert plan.anonymizer == used
     assert plan.anonymizer.config["context"] == ("causal" if foreign else "full")
-    assert plan.heard == told
+    assert plan.decided == told
+
+
+@pytest.mark.parametrize(
+    ("emotions", "kept"),
+    [((None,), "reduced"), (("", " "), "reduced"), (("happy",), "full"), ((None, "sad", ""), "full")],
+)
+def test_emotions_that_are_labelled_are_kept(job_of: Any, emotions: tuple[str | None, ...], kept: str) -> None:
+    job = job_of(("en",), emotions)
+    decided, used, told = choose_anonymizer(job, survey_index(job.index))
+    assert used.config["prosody"] == kept
+    assert decided.prosody == ("full" if kept == "full" else "auto")
+    assert ("Emotions are labelled" in told[0]) if kept == "full" else told == ()
+    plan = plan_job(job, "audit")
+    assert (plan.job, plan.anonymizer, plan.decided) == (decided, used, told)
+    asked = job_of(("en",), emotions, prosody="reduced")
+    assert choose_anonymizer(asked, survey_index(asked.index)) == (asked, anonymizer_used(asked), ())
+    assert plan_job(asked, "audit").anonymizer.config["prosody"] == "reduced"
+
+
+def test_emotion_in_another_language_is_told_twice(job_of: Any) -> None:
+    job = job_of(("de",), ("sad",))
+    decided, _, told = choose_anonymizer(job, survey_index(job.index))
+    assert (decided.context, decided.prosody) == ("causal", "full")
+    assert len(told) == 2
 
 
 def test_what_was_asked_for_is_done(job_of: Any) -> None:
     for context in ("full", "causal"):
         job = job_of(("de",), context=context)
-        assert choose_anonymizer(job, survey_index(job.index)) == (job, anonymizer_used(job), "")
+        assert choose_anonymizer(job, survey_index(job.index)) == (job, anonymizer_used(job), ())
         assert plan_job(job, "audit").anonymizer.config["context"] == context
     other = job_of(("de",), anonymizer="mcadams")
-    assert choose_anonymizer(other, survey_index(other.index)) == (other, anonymizer_used(other), "")
+    assert choose_anonymizer(other, survey_index(other.index)) == (other, anonymizer_used(other), ())
 
 
-def test_of_a_model_that_hears_in_one_way_only_nothing_is_said(job_of: Any, tmp_path: Path) -> None:
+def test_of_a_model_that_has_one_way_only_nothing_is_said(job_of: Any, tmp_path: Path) -> None:
     save_converted(tmp_path / "model", fresh_networks(MINI, 0), MINI, {})
     model = StreamVoiceAnon.from_pretrained(tmp_path / "model")
     wave = 0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(0))
     VoiceBank([model.make_voice(wave, voice_id="one")]).save(tmp_path / "voices.parquet")
-    job = job_of(("de",), model=str(tmp_path / "model"), voices=str(tmp_path / "voices.parquet"))
+    job = job_of(("de",), ("sad",), model=str(tmp_path / "model"), voices=str(tmp_path / "voices.parquet"))
     plan = plan_job(job, "audit")
-    assert plan.heard == ""
-    assert "context" not in plan.anonymizer.config
+    assert plan.decided == ()
+    assert {"context", "prosody"}.isdisjoint(plan.anonymizer.config)
