@@ -46,6 +46,28 @@ def test_every_utterance_has_its_own_voice_unless_the_speaker_keeps_one(waves: d
     assert np.array_equal(kept["a"], kept["c"])
 
 
+def test_each_speaker_is_heard_beside_what_is_usual_of_them(
+    waves: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+
+    class Listening:
+        sample_rate = 16_000
+
+        def draw_voice(self, seed: int) -> None: ...
+
+        def anonymize(self, sources: list[torch.Tensor], voices: Any, seeds: Any, usual: Any) -> list[torch.Tensor]:
+            told.append(usual)
+            return sources
+
+    monkeypatch.setattr(anonymize, "load_anonymizer", lambda spec, sample_rate: Listening())
+    rows = batch(waves)
+    rows["speaker_id"] = object_array(["x", "y", "unheard"])
+    Anonymize(AnonymizerSpec("mcadams"), 16_000, KEY, "utterance", {"y": 7.5, "x": 6.5})(rows)
+    Anonymize(AnonymizerSpec("mcadams"), 16_000, KEY, "utterance")(batch(waves))
+    assert told == [[6.5, 7.5, None], [None] * 3]
+
+
 def test_another_key_gives_other_voices(waves: dict[str, np.ndarray]) -> None:
     assert not np.allclose(speak(waves)["a"], speak(waves, key=bytes(32))["a"])
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.pitch import fundamental_frequency
 from models.streamvoiceanon.acoustic_lm import AcousticLM
-from models.streamvoiceanon.contour import WINDOW, PitchContour, measure
+from models.streamvoiceanon.contour import FRAMES_AT_ONCE, WINDOW, PitchContour, mean_pitch, measure
 from models.streamvoiceanon.shapes import SMALL
 from models.streamvoiceanon.training.initial import initialise
 
@@ -48,6 +48,26 @@ def test_a_rising_voice_has_rising_codes_and_a_steady_one_the_middle() -> None:
     assert (rising.diff() >= 0).all()
     assert rising[-1] > rising[0] + 4
     assert set(codes_of(glide(150.0, 150.0))[0, 2:].tolist()) == {CODES // 2}
+
+
+def test_beside_what_is_usual_of_somebody_the_whole_of_an_utterance_may_be_high() -> None:
+    contour, wave = PitchContour(CODES, FRAME), glide(200.0, 200.0, 0.8)
+    steady = contour(wave, contour.initial_state(1))[0][0, 2:]
+    assert set(steady.tolist()) == {CODES // 2}
+    for usual, codes in ((200.0, CODES // 2), (100.0, CODES - 1), (400.0, 1), (200.0 * 2**-0.4, CODES // 2 + 6)):
+        heard = contour(wave, contour.initial_state(1, float(np.log2(usual))))[0][0, 2:]
+        assert abs(int(heard[0]) - codes) <= 1
+        assert int((heard - heard[0]).abs().max()) <= 3, "it moves on slowly, with what is heard"
+
+
+def test_the_mean_of_a_wave_is_that_of_its_frames_however_long_it_is() -> None:
+    wave = glide(100.0, 300.0, 2.5 * FRAMES_AT_ONCE * FRAME / RATE)[0]
+    octaves, voiced = mean_pitch(wave, FRAME)
+    assert voiced == pytest.approx(len(wave) / FRAME, abs=2)
+    assert octaves == pytest.approx(np.log2(100.0 * 3**0.5), abs=0.01)
+    whole, own = measure(torch.nn.functional.pad(wave, (WINDOW - FRAME, 0)).unfold(0, WINDOW, FRAME))
+    assert octaves == pytest.approx(float(whole[own].mean()), abs=1e-4)
+    assert mean_pitch(torch.zeros(0), FRAME) == mean_pitch(torch.zeros(5_000), FRAME) == (0.0, 0)
 
 
 def test_silence_and_noise_have_no_pitch() -> None:

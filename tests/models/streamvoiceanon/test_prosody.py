@@ -131,3 +131,18 @@ def test_a_prosody_that_a_model_lacks_is_refused(tiny_states, tiny_model: Stream
     assert tiny_model.prosody == "full"
     with pytest.raises(ValueError, match="no reduced prosody"):
         StreamVoiceAnon.from_state_dicts(tiny_states, tiny_model.config, prosody="reduced")
+
+
+def test_an_utterance_is_heard_beside_what_is_usual_of_its_speaker(
+    models: dict[str, StreamVoiceAnon], sample_wave: np.ndarray
+) -> None:
+    model, wave = models["full"], torch.from_numpy(sample_wave)
+    voice = model.make_voice(wave[:16_000])
+    high, alone, low = model.anonymize([wave] * 3, [voice] * 3, [3] * 3, [6.0, None, 9.0])
+    assert torch.equal(alone, model.anonymize([wave], [voice], [3])[0])
+    assert not torch.equal(high, alone)
+    assert not torch.equal(high, low)
+    codes = {usual: model.encode_content(wave, usual)[:, 0, 0] % 32 for usual in (6.0, 9.0)}
+    assert codes[6.0][codes[6.0] > 0][:10].min() > 16 > codes[9.0][codes[9.0] > 0][:10].max()
+    with pytest.raises(ValueError, match="3 usual pitches: one of each"):
+        model.anonymize([wave], [voice], [3], [1.0, 2.0, 3.0])
