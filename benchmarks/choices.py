@@ -18,6 +18,7 @@ all draws.
 
 import argparse
 import csv
+import functools
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
@@ -73,6 +74,18 @@ class Speech:
     texts: list[str | None]
     emotions: list[str | None]
     waves: Waves
+
+    @functools.cached_property
+    def usual(self) -> dict[str, float | None]:
+        """The usual pitch of each speaker, as a job measures it (`pipelines.usual_pitch`)."""
+        heard: dict[str, list[tuple[float, int]]] = defaultdict(list)
+        for name, wave in zip(self.speakers, self.waves, strict=True):
+            heard[name].append(mean_pitch(torch.from_numpy(wave), FRAME))
+        usual: dict[str, float | None] = dict.fromkeys(heard)
+        for name, own in heard.items():
+            if count := sum(count for _, count in own):
+                usual[name] = sum(octaves * count for octaves, count in own) / count
+        return usual
 
 
 class Ears:
@@ -246,20 +259,10 @@ def cropped(voice: Voice, seconds: float | None) -> Voice:
 def speak(model: StreamVoiceAnon, speech: Speech, run: int, delay: int | None) -> Waves:
     """Return the speech in voices of the bank that hang on the run's number."""
     seeds = [run * len(speech.ids) + number for number in range(len(speech.ids))]
-    usual = usual_of(speech) if model.prosody == "full" and model.config.content_encoder.pitch_codes else None
+    usual = None
+    if model.prosody == "full" and model.config.content_encoder.pitch_codes:
+        usual = [speech.usual[name] for name in speech.speakers]
     return say(model, speech.waves, [model.draw_voice(seed) for seed in seeds], seeds, delay, usual)
-
-
-def usual_of(speech: Speech) -> list[float | None]:
-    """Return for each utterance the usual pitch of its speaker, as a job measures it (`pipelines.usual_pitch`)."""
-    heard: dict[str, list[tuple[float, int]]] = defaultdict(list)
-    for name, wave in zip(speech.speakers, speech.waves, strict=True):
-        heard[name].append(mean_pitch(torch.from_numpy(wave), FRAME))
-    usual: dict[str, float | None] = dict.fromkeys(heard)
-    for name, own in heard.items():
-        if count := sum(count for _, count in own):
-            usual[name] = sum(octaves * count for octaves, count in own) / count
-    return [usual[name] for name in speech.speakers]
 
 
 def say(

@@ -2,7 +2,7 @@
 
 Sealing shuffles: a shard is chosen by the pseudonym, and rows within it are sorted by it, so that the order of a
 released table says nothing of the order in which people were recorded. Parts keep one row a row group, so that any
-shard can be gathered without a shuffle through memory. Equal keys give equal bytes.
+shard can be gathered without a shuffle through memory. Of the same index equal keys give equal bytes.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from pipelines.config import Job
 from pipelines.reading import finished_ids, read_view
 from pipelines.runs import Run
 from pipelines.survey import Survey, open_index
-from pipelines.usual_pitch import learn_usual_pitch
+from pipelines.usual_pitch import INDEX, measure_usual_pitch
 
 if TYPE_CHECKING:
     from operators.chain import Step
@@ -74,7 +74,7 @@ def anonymize_index(run: Run, survey: Survey, track: "Track") -> None:
     folder = run.parts("anonymized")
     columns = view_columns(job, survey)
     finished = finished_ids(folder, "anonymized")
-    usual = learn_usual_pitch(run, survey, "pitch", None, track)
+    usual = measure_usual_pitch(run, survey, INDEX, None, track)
     select = Select("anonymized", columns, excluded=finished | survey.duplicate_ids)
     steps: list[Step] = [
         (Decode, {"folder": survey.folder, "sample_rate": job.sample_rate, "max_seconds": job.max_seconds}),
@@ -111,12 +111,12 @@ def anonymizer_used(job: Job) -> AnonymizerUsed:
 
 def choose_anonymizer(job: Job, survey: Survey) -> tuple[Job, AnonymizerUsed, tuple[str, ...]]:
     """Return the job with its context and prosody decided, the anonymizer that it uses (`anonymizer_used`, whose errors
-    it raises), and a sentence for each that the index decided otherwise than without it.
+    it raises), and a sentence for each that has to be told.
 
     An auto context becomes causal where people speak what the recogniser who hears whole utterances does not know: he
     would hear English sounds in it. How much is lost by that was measured for emotion (`docs/results.md`), for words it
-    was not. An auto prosody becomes full where emotions are labelled, which are released to be heard. A model that
-    has one way only has nothing to decide.
+    was not. An auto prosody becomes full where two emotions or more are labelled: such a corpus is about how things are
+    said. A model that has one way only has nothing to decide.
     """
     used = anonymizer_used(job)
     decided, told = dict[str, str](), list[str]()
@@ -128,21 +128,25 @@ def choose_anonymizer(job: Job, survey: Survey) -> tuple[Job, AnonymizerUsed, tu
             f"Some people speak what the recogniser who hears whole utterances does not know ({', '.join(foreign)}), "
             "so every utterance is heard as in a live call (option --context)."
         )
-    if job.prosody == "auto" and "prosody" in used.config and survey.emotions:
+    if job.prosody == "auto" and used.config.get("prosody") == "reduced" and len(survey.emotions) > 1:
         decided["prosody"] = "full"
+    if decided:
+        job = job.model_copy(update=decided)
+        used = anonymizer_used(job)
+    if used.config.get("prosody") == "full":
+        why = "As asked for" if job.prosody == "full" else "Since the model has no other prosody"
+        if "prosody" in decided:
+            why = f"Since emotions are labelled ({', '.join(survey.emotions)})"
         told.append(
-            "Emotions are labelled, so intonation, loudness and brightness are kept for them to be heard, which tells "
-            "an attacker more of who speaks (option --prosody)."
+            f"{why}, intonation is kept, beside the pitch that is usual of each speaker_id, and loudness and brightness "
+            "as far as the model follows them, which tells an attacker more of who speaks (option --prosody)."
         )
-    if not decided:
-        return job, used, ()
-    job = job.model_copy(update=decided)
-    return job, anonymizer_used(job), tuple(told)
+    return job, used, tuple(told)
 
 
 def check_weights(spec: AnonymizerSpec) -> dict[str, str]:
     """Return how the anonymizer hears, its `context`, the digest of the recogniser that it takes, if any, and how much
-    `prosody` it keeps; nothing of what a model can do in one way only.
+    `prosody` it keeps; nothing of what a model can do in one way only, or does not hear.
 
     Raises ValueError or OSError where a model does not fit its networks, a voice bank the model, the context or the
     prosody.
@@ -166,7 +170,7 @@ def check_weights(spec: AnonymizerSpec) -> dict[str, str]:
         settings["context"] = context
     if context == "full":
         settings["recogniser_digest"] = digest_of(registry.resolve(registry.RECOGNISER).digests)
-    if config.reduced_prosody is not None:
+    if config.reduced_prosody is not None or config.content_encoder.pitch_codes:
         settings["prosody"] = prosody
     return settings
 

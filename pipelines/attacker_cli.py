@@ -85,6 +85,9 @@ def train(
     with tracking_progress(console) as track:
         for sentence in decided:
             track.say(sentence)
+        for setting in ("context", "prosody"):
+            if setting in used.config:
+                track.say(f"the attacker fits releases with --{setting} {used.config[setting]}")
         run = start_run(job, "attacker", {"index": survey.digest}, resume)
         with ray_session():
             if network is not None or job.profile == "standard":

@@ -24,7 +24,7 @@ from pipelines.cluster import run_pass
 from pipelines.reading import finished_ids, read_view
 from pipelines.runs import Run
 from pipelines.survey import Survey, open_index, read_batches, survey_index
-from pipelines.usual_pitch import learn_usual_pitch
+from pipelines.usual_pitch import TRAINING, measure_usual_pitch
 
 if TYPE_CHECKING:
     from operators.chain import Step
@@ -138,7 +138,7 @@ def anonymize_corpus(
     if finished >= recordings.keys():
         track.begin(description, total, len(done))
         return
-    usual = learn_usual_pitch(run, survey, "attacker-pitch", frozenset(recordings), track)
+    usual = measure_usual_pitch(run, survey, TRAINING, frozenset(recordings), track)
     track.begin(description, total, len(done))
     wanted = frozenset(recordings) - finished
     select = Select("training", ("utt_id", "speaker_id", "audio"), only=wanted)

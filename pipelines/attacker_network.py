@@ -46,7 +46,7 @@ from pipelines.registered import SCHEME, download_model
 from pipelines.runs import Run
 from pipelines.survey import Survey
 from pipelines.training.settings import Settings
-from pipelines.usual_pitch import usual_pitch
+from pipelines.usual_pitch import INDEX, read_usual_pitch
 
 if TYPE_CHECKING:
     from models.ecapa import SpeakerTask
@@ -318,7 +318,7 @@ def embed_with(
     columns = ("utt_id", "speaker_id", "audio")
     if len(done["attacker"]) < len(known):
         select = Select("attacker", columns, done["attacker"], only=known)
-        steps = speech_steps(job, survey.folder, derive_key(run.key, "attacker"), usual_pitch(run, "pitch", known))
+        steps = speech_steps(job, survey.folder, derive_key(run.key, "attacker"), read_usual_pitch(run, INDEX, known))
         steps += listening_steps(job, survey.folder, folder, weights)
         dataset = read_view(survey.folder, survey.files, select, survey.schema)
         run_pass(dataset, len(known) - len(done["attacker"]), steps, job.workers, job.gpus, track, description)

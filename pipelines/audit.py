@@ -28,7 +28,7 @@ from pipelines.config import Job
 from pipelines.reading import finished_ids, read_view
 from pipelines.runs import Run
 from pipelines.survey import Survey
-from pipelines.usual_pitch import usual_pitch
+from pipelines.usual_pitch import INDEX, read_usual_pitch
 
 if TYPE_CHECKING:
     from operators.chain import Step
@@ -109,7 +109,7 @@ def anonymize_as_attacker(run: Run, survey: Survey, wanted: frozenset[str], trac
     select = Select("attacker", view_columns(job, survey), finished, only=wanted)
     weights = PROFILES[job.profile]["speaker"]
     # What is usual of somebody is known to an attacker by the recordings that they have.
-    steps = speech_steps(job, survey.folder, derive_key(run.key, "attacker"), usual_pitch(run, "pitch", wanted))
+    steps = speech_steps(job, survey.folder, derive_key(run.key, "attacker"), read_usual_pitch(run, INDEX, wanted))
     steps += listening_steps(job, survey.folder, folder, weights)
     dataset = read_view(survey.folder, survey.files, select, survey.schema)
     run_pass(dataset, len(wanted) - len(finished), steps, job.workers, job.gpus, track, description)

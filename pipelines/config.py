@@ -73,7 +73,7 @@ class Job(BaseModel):
         "auto",
         description="streamvoiceanon: full keeps intonation, loudness and brightness, so that emotions can be told; "
         "reduced keeps half of the intonation alone, so that speakers are harder to tell; auto is full where the index "
-        "labels emotions, reduced elsewhere.",
+        "labels two emotions or more, reduced elsewhere.",
     )
     voice_level: Literal["utterance", "speaker"] = Field(
         "utterance", description="A new pseudo-voice for every utterance, or one a speaker (readable, but linkable)."

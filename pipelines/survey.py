@@ -18,6 +18,7 @@ import pyarrow.dataset as pds
 import pyarrow.fs
 
 from governance.lineage import without_secrets
+from models.emotion import canonical
 from operators.schema import InputError, check_columns, survives_as_text
 from operators.select import has_ids
 from pipelines.config import Job
@@ -42,7 +43,7 @@ class Survey:
     speakers: int
     languages: tuple[str, ...]
     unnamed_language: bool  # some row names none
-    emotions: bool  # some row is labelled with one
+    emotions: tuple[str, ...]  # that rows are labelled with, of those that the recognisers know
     digest: str
     duplicate_ids: frozenset[str]
     duplicate_rows: int
@@ -121,7 +122,7 @@ def survey_index(index: str, extra_columns: tuple[str, ...] = ()) -> Survey:
     speakers: set[str] = set()
     languages: set[str] = set()
     unnamed = "language" not in columns
-    emotions = False
+    emotions: set[str] = set()
     rows = missing = 0
     for batch in read_batches(dataset, columns, index):
         rows += len(batch)
@@ -135,9 +136,8 @@ def survey_index(index: str, extra_columns: tuple[str, ...] = ()) -> Survey:
             languages |= named - {""}
             unnamed = unnamed or "" in named
         if "emotion" in columns:
-            emotions = emotions or any(
-                (value or "").strip() for value in pc.unique(batch["emotion"].cast(pa.string())).to_pylist()
-            )
+            labels = pc.unique(batch["emotion"].cast(pa.string())).to_pylist()
+            emotions |= {emotion for label in labels if (emotion := canonical(label or "")) is not None}
     if rows == 0:
         raise InputError(f"{index} has no rows")
     all_hashes = np.concatenate(hashes)
@@ -150,7 +150,7 @@ def survey_index(index: str, extra_columns: tuple[str, ...] = ()) -> Survey:
         speakers=len(speakers),
         languages=tuple(sorted(languages)),
         unnamed_language=unnamed,
-        emotions=emotions,
+        emotions=tuple(sorted(emotions)),
         digest=hashlib.sha256(np.sort(all_hashes).tobytes()).hexdigest(),
         duplicate_ids=duplicates,
         duplicate_rows=duplicate_rows,

@@ -1,15 +1,15 @@
 """What pitch is usual of each speaker, for anonymizers that tell by it how an utterance differs from the others.
 
 Somebody who is angry speaks higher than otherwise, in the whole of an utterance; beside its own mean alone, that
-cannot be heard. What is usual itself is told by nothing that is spoken.
+cannot be heard. What is usual itself is taken away, and told by nothing that is spoken, as long as every speaker_id is
+one person: where it stands for several, how high each of them speaks is told.
 """
 
-import math
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pds
 
 from models.catalogue import AnonymizerSpec
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from operators.chain import Step
     from pipelines.progress import Track
 
+INDEX, TRAINING = "pitch", "attacker-pitch"  # the steps' names: of the index, and of the attacker's own corpus
 SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("view", "utt_id", "speaker_id")),
@@ -35,10 +36,11 @@ SCHEMA = pa.schema(
         ("reason", pa.string()),
     ]
 )
+UNIT = 1e-6  # octaves: sums of whole numbers do not hang on the order in which workers finished
 
 
 def goes_by_usual_pitch(spec: AnonymizerSpec) -> bool:
-    """Whether an anonymizer hears pitch and keeps all of its movement. Raises CheckpointError."""
+    """Whether an anonymizer hears pitch, and keeps its full prosody. Raises CheckpointError."""
     if not spec.neural:
         return False
     from models.streamvoiceanon.checkpoint import resolve
@@ -49,18 +51,19 @@ def goes_by_usual_pitch(spec: AnonymizerSpec) -> bool:
     return bool(config.content_encoder.pitch_codes) and prosody_used(spec.prosody, config) == "full"
 
 
-def learn_usual_pitch(
+def measure_usual_pitch(
     run: Run, survey: Survey, name: str, wanted: frozenset[str] | None, track: "Track"
 ) -> Mapping[str, float] | None:
     """Measure the pitch of the `wanted` utterances of an index, all that have an id of their own for None, and return
-    their speakers' usual one as `usual_pitch`; what a former try measured is not measured again.
+    their speakers' usual one as `read_usual_pitch`; what a former try measured is not measured again.
 
-    None, and nothing is measured, where the job's anonymizer does not go by it.
+    `name` is that of the step, INDEX or TRAINING. None, and nothing is measured, where the job's anonymizer does not go
+    by it.
     """
     job = run.job
     if not goes_by_usual_pitch(job.anonymizer_spec):
         return None
-    folder, description = run.parts(name), "listen for the usual pitch"
+    folder, description = run.parts(name), f"listen for the usual pitch{' of others' if name == TRAINING else ''}"
     finished = finished_ids(folder, "pitch")
     rows = survey.usable_rows if wanted is None else len(wanted)
     track.begin(description, rows, len(finished))
@@ -74,20 +77,27 @@ def learn_usual_pitch(
         ]
         dataset = read_view(survey.folder, survey.files, select, survey.schema)
         run_pass(dataset, rows - len(finished), steps, job.workers, 0.0, track, description)
-    return usual_pitch(run, name)
+    return read_usual_pitch(run, name)
 
 
-def usual_pitch(run: Run, name: str, wanted: frozenset[str] | None = None) -> Mapping[str, float] | None:
+def read_usual_pitch(run: Run, name: str, wanted: frozenset[str] | None = None) -> Mapping[str, float] | None:
     """Return the mean pitch of every speaker over the `wanted` utterances, all that were measured for None, in octaves
-    above 1 Hz; of nobody whose utterances have none, and None where the job's anonymizer does not go by it."""
+    above 1 Hz; of nobody whose utterances have none, and None where the job's anonymizer does not go by it.
+
+    Raises RuntimeError where the step measured nothing.
+    """
     if not goes_by_usual_pitch(run.job.anonymizer_spec):
         return None
-    table = pds.dataset(run.parts(name), format="parquet", schema=SCHEMA).to_table()
-    heard: dict[str, list[tuple[float, int]]] = defaultdict(list)
-    for row in table.to_pylist():
-        if row["voiced"] and (wanted is None or row["utt_id"] in wanted):
-            heard[row["speaker_id"]].append((row["octaves"] * row["voiced"], row["voiced"]))
-    # Sums that are exact do not hang on the order in which workers finished.
-    return {
-        speaker: math.fsum(total for total, _ in own) / sum(count for _, count in own) for speaker, own in heard.items()
-    }
+    if not any((run.work / name).glob("*.parquet")):
+        raise RuntimeError(f"no pitch was measured in {run.work / name}: the work folder of the run is not whole")
+    measured = pds.dataset(run.work / name, format="parquet", schema=SCHEMA)
+    heard = measured.to_table(["utt_id", "speaker_id", "octaves", "voiced"], filter=pds.field("voiced") > 0)
+    if wanted is not None:
+        heard = heard.filter(pc.is_in(heard["utt_id"], pa.array(sorted(wanted), pa.string())))
+    # A row that was written twice counts once.
+    rows = heard.group_by(["utt_id", "speaker_id"]).aggregate([("octaves", "min"), ("voiced", "min")])
+    units = pc.round(pc.divide(pc.multiply(rows["octaves_min"], rows["voiced_min"]), UNIT)).cast(pa.int64())
+    people = pa.table({"speaker": rows["speaker_id"], "units": units, "voiced": rows["voiced_min"]})
+    sums = people.group_by("speaker").aggregate([("units", "sum"), ("voiced", "sum")])
+    means = pc.divide(pc.multiply(sums["units_sum"].cast(pa.float64()), UNIT), sums["voiced_sum"])
+    return dict(zip(sums["speaker"].to_pylist(), means.to_pylist(), strict=True))

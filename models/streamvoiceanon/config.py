@@ -105,6 +105,9 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
             return read(parts[name], found)
         return tuple(found) if isinstance(found, list) else found
 
+    followed = {name: values[name] for name in ("loudness", "brightness") if name in values}
+    if followed:  # as they were written before there was more to prosody
+        values = {name: found for name, found in values.items() if name not in followed} | {"prosody": followed}
     try:
         config: Config = read(Config, values)
     except (TypeError, AttributeError) as error:
@@ -115,12 +118,15 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
             f"the content encoder has {2**encoder.bits} codes and {encoder.pitch_codes} of pitch, the language model "
             f"{lm.content_codes} and {lm.pitch_codes}: they must be the same"
         )
-    for prosody in (config.prosody, config.reduced_prosody):
-        if prosody is not None:
-            try:
-                prosody.check()
-            except ValueError as error:
-                raise checkpoint.CheckpointError(str(error)) from None
+    for name, prosody in (("prosody", config.prosody), ("reduced_prosody", config.reduced_prosody)):
+        if prosody is None and name == "reduced_prosody":
+            continue
+        try:
+            if not isinstance(prosody, ProsodyConfig):
+                raise ValueError(f"a mapping is wanted, not {prosody!r}")
+            prosody.check()
+        except ValueError as error:
+            raise checkpoint.CheckpointError(f"{name}: {error}") from None
     if encoder.nearest != 1 and not (
         isinstance(encoder.nearest, int)
         and isinstance(encoder.spread, int | float)

@@ -24,7 +24,7 @@ from models.streamvoiceanon.content_encoder import ContentEncoder, likeliest, wi
 from models.streamvoiceanon.full_context import FullContext, listen
 from models.streamvoiceanon.generation import Prompt, Utterance, check_delay, write_all
 from models.streamvoiceanon.linear import pack
-from models.streamvoiceanon.prosody import ProsodyConfig, ProsodyFollower, narrow_contour
+from models.streamvoiceanon.prosody import ProsodyConfig, ProsodyFollower, narrow_contour, narrowing
 from models.streamvoiceanon.state import State
 from models.streamvoiceanon.stream import Stream, StreamBatch, check_wave
 from models.streamvoiceanon.style_encoder import StyleEncoder, band_statistics
@@ -93,6 +93,9 @@ class StreamVoiceAnon:
         self.full_context: FullContext | None = networks.get("full_context")  # type: ignore[assignment]
         self.context = context_used(context, config)
         self.prosody = prosody_used(prosody, config)
+        reduced = config.reduced_prosody if self.prosody == "reduced" else None
+        self.kept: ProsodyConfig = reduced or config.prosody
+        self._narrowing = narrowing(config.content_encoder.pitch_codes, self.kept.contour).to(self.device)
         self.recogniser: Whisper | None = None
         if self.context == "full":
             self.recogniser = Whisper(registry.resolve(registry.RECOGNISER).path)  # on the CPU, in 8 bits, as learnt by
@@ -236,7 +239,7 @@ class StreamVoiceAnon:
             part = written[:, start : start + DECODER_CHUNK]
             samples, state = self.codec.decode(part.unsqueeze(0).to(self.device), state)
             wave[start * length : start * length + samples.shape[1]] = samples[0].cpu()
-        if source is not None and len(wave) and (follower := self.prosody_follower()) is not None:
+        if source is not None and len(wave) and (follower := self.open_follower()) is not None:
             for spoken, heard in zip(wave.split(length), self._whole_frames(source)[0].split(length), strict=True):
                 follower.hear(heard)
                 spoken.copy_(follower.follow(spoken))
@@ -244,17 +247,12 @@ class StreamVoiceAnon:
 
     def narrow(self, content: Tensor) -> Tensor:
         """Leave content as much of the pitch's movement as the model keeps."""
-        return narrow_contour(content, self.config.content_encoder.pitch_codes, self._prosody.contour)
+        return narrow_contour(content, self._narrowing)
 
-    def prosody_follower(self) -> ProsodyFollower | None:
-        """What follows how a new stream is said, where the model does so."""
-        kept = self._prosody
+    def open_follower(self) -> ProsodyFollower | None:
+        """Return what follows how a new stream is said, None where the model does not."""
+        kept = self.kept
         return ProsodyFollower(kept, self.config.frames) if kept.loudness or kept.brightness else None
-
-    @property
-    def _prosody(self) -> ProsodyConfig:
-        reduced = self.config.reduced_prosody
-        return reduced if self.prosody == "reduced" and reduced is not None else self.config.prosody
 
     # Voices
 
@@ -397,7 +395,8 @@ class StreamVoiceAnon:
         return results
 
     def open_stream(self, voice: Voice, seed: int = 0, *, delay: int | None = None, greedy: bool = False) -> Stream:
-        """Open a live stream that speaks with `voice`; what comes out is what causal `anonymize` makes of the whole."""
+        """Open a live stream that speaks with `voice`; what comes out is what causal `anonymize` makes of the whole,
+        beside which no pitch is usual."""
         delay = self.delay if delay is None else delay
         return Stream(self.open_batch(1), voice, delay, None if greedy else torch.Generator().manual_seed(seed))
 

@@ -5,7 +5,6 @@ and brightness are followed by what is spoken. Attackers know people by how they
 model may have a reduced prosody beside its full one.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -61,24 +60,24 @@ class ProsodyFollower:
         return samples
 
 
-def narrow_contour(content: Tensor, pitch_codes: int, share: float) -> Tensor:
-    """Leave content, [...] or [..., n, 2], with so many codes of pitch, a share of the pitch's movement.
+def narrowing(pitch_codes: int, share: float) -> Tensor:
+    """Return by how many each code of pitch changes that is left a share of its distance to the one in the middle.
 
-    Codes go towards the one in their middle, the voice's mean so far; what has no pitch has none still.
+    [codes], int64; empty where nothing changes.
     """
     if share == 1.0 or not pitch_codes:
-        return content
-    moved = steps_to_middle(pitch_codes, share).to(content.device)
-    if not content.is_floating_point():
-        return content + moved[content % pitch_codes].to(content.dtype)
-    codes = content[..., 0]
-    return torch.stack([codes + moved[(codes % pitch_codes).long()], content[..., 1]], dim=-1)
-
-
-@functools.lru_cache
-def steps_to_middle(pitch_codes: int, share: float) -> Tensor:
-    """Return by how many each code of pitch changes that is left a share of its distance to the one in the middle."""
+        return torch.zeros(0, dtype=torch.int64)
     codes, middle = torch.arange(pitch_codes), pitch_codes // 2
     steps = ((codes - middle) * share).round().long() + middle - codes
     steps[0] = 0  # no pitch
     return steps
+
+
+def narrow_contour(content: Tensor, steps: Tensor) -> Tensor:
+    """Leave content, [...] or [..., n, 2], less of the pitch's movement, as `narrowing` has it."""
+    if not len(steps):
+        return content
+    if not content.is_floating_point():
+        return content + steps[content % len(steps)]
+    codes = content[..., 0]
+    return torch.stack([codes + steps[(codes % len(steps)).long()], content[..., 1]], dim=-1)

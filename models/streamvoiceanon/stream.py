@@ -37,7 +37,7 @@ class StreamBatch:
         vectors = latents + 2 * model.config.acoustic_lm.max_frames
         self._writers = WriterBatch(model.acoustic_lm, slots, vectors, model.values)
         self._delays: dict[int, int] = {}
-        self._prosody: dict[int, ProsodyFollower] = {}
+        self._followers: dict[int, ProsodyFollower] = {}
 
     def open(self, voice: Voice, delay: int, generator: torch.Generator | None) -> int:
         """Start a stream and return its slot; None for `generator` writes the best code always.
@@ -52,8 +52,8 @@ class StreamBatch:
             restart(self._encoder, slot)
             restart(self._decoder, slot)
         self._delays[slot] = delay
-        if (follower := self._model.prosody_follower()) is not None:
-            self._prosody[slot] = follower
+        if (follower := self._model.open_follower()) is not None:
+            self._followers[slot] = follower
         return slot
 
     def step(self, frames: Mapping[int, Tensor], mels: Mapping[int, int] | None = None) -> dict[int, Tensor]:
@@ -67,8 +67,8 @@ class StreamBatch:
         model = self._model
         slots = sorted(frames)
         for slot in slots:
-            if slot in self._prosody:
-                self._prosody[slot].hear(frames[slot])
+            if slot in self._followers:
+                self._followers[slot].hear(frames[slot])
         rows = torch.tensor(slots)
         all_mels = model.config.frames.mels_per_frame
         within = torch.tensor([(mels or {}).get(slot, all_mels) for slot in slots])
@@ -89,13 +89,13 @@ class StreamBatch:
             for i in range(self._delays.pop(slot)):
                 tail += list(self._speak(self._writers.step({slot: wait[i]})).values())
         self._writers.end(slot)
-        self._prosody.pop(slot, None)
+        self._followers.pop(slot, None)
         return tail
 
     def drop(self, slot: int) -> None:
         """Free a slot at once, whatever its stream still held back, even where `end` failed midway."""
         self._delays.pop(slot, None)
-        self._prosody.pop(slot, None)
+        self._followers.pop(slot, None)
         self._writers.end(slot)
 
     def _after(self, state: State, rows: Tensor, moved: State) -> State:
@@ -114,7 +114,7 @@ class StreamBatch:
         self._decoder = self._after(self._decoder, rows, after)
         spoken = dict(zip(written, samples.cpu(), strict=True))
         return {
-            slot: self._prosody[slot].follow(frame) if slot in self._prosody else frame
+            slot: self._followers[slot].follow(frame) if slot in self._followers else frame
             for slot, frame in spoken.items()
         }
 
