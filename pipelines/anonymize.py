@@ -138,8 +138,8 @@ def choose_anonymizer(job: Job, survey: Survey) -> tuple[Job, AnonymizerUsed, tu
         if "prosody" in decided:
             why = f"Since emotions are labelled ({', '.join(survey.emotions)})"
         told.append(
-            f"{why}, intonation is kept, beside the pitch that is usual of each speaker_id, and loudness and brightness "
-            "as far as the model follows them, which tells an attacker more of who speaks (option --prosody)."
+            f"{why}, intonation is kept, beside the pitch that is usual of each speaker_id, and loudness and "
+            "brightness as far as the model follows them. That tells more of who speaks (option --prosody)."
         )
     return job, used, tuple(told)
 

@@ -1,4 +1,4 @@
-"""The Anonymize operator: what an utterance becomes hangs on its samples, its id and the key alone."""
+"""The Anonymize operator: what an utterance becomes hangs on its samples, its id, the key, and who speaks at most."""
 
 from typing import Any
 

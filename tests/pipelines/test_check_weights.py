@@ -101,7 +101,11 @@ def test_how_much_prosody_it_keeps_is_part_of_what_it_is(weights: Path, tmp_path
     assert (reduced.config["prosody"], full.config["prosody"]) == ("reduced", "full")
     assert reduced.digest != full.digest
     plain = job_with(weights / "model", weights / "voices.parquet")
-    assert "prosody" not in anonymizer_weights(plain), "it keeps as much as it ever did"
+    assert "prosody" not in anonymizer_weights(plain), "it hears none"
+    one = replace(TINY_SMALL, reduced_prosody=None)
+    save_converted(tmp_path / "one", fresh_networks(one, 0), one, {})
+    only = anonymizer_weights(job_with(tmp_path / "one", tmp_path / "voices.parquet"))
+    assert only["prosody"] == "full", "and goes by what is usual of a speaker"
     with pytest.raises(InputError, match="has no reduced prosody"):
         anonymizer_weights(plain.model_copy(update={"prosody": "reduced"}))
 

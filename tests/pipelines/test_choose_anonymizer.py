@@ -67,14 +67,21 @@ def test_who_speaks_another_language_is_heard_as_in_a_call(
 
 @pytest.mark.parametrize(
     ("emotions", "kept"),
-    [((None,), "reduced"), (("", " "), "reduced"), (("happy",), "full"), ((None, "sad", ""), "full")],
+    [
+        ((None,), "reduced"),
+        (("", " "), "reduced"),
+        (("unknown", "nan", "boredom"), "reduced"),
+        (("neutral",), "reduced"),
+        (("neutral", "neu", "Neutral "), "reduced"),
+        ((None, "sadness", "", "hap"), "full"),
+    ],
 )
 def test_emotions_that_are_labelled_are_kept(job_of: Any, emotions: tuple[str | None, ...], kept: str) -> None:
     job = job_of(("en",), emotions)
     decided, used, told = choose_anonymizer(job, survey_index(job.index))
     assert used.config["prosody"] == kept
     assert decided.prosody == ("full" if kept == "full" else "auto")
-    assert ("Emotions are labelled" in told[0]) if kept == "full" else told == ()
+    assert ("Since emotions are labelled (happy, sad)" in told[0]) if kept == "full" else told == ()
     plan = plan_job(job, "audit")
     assert (plan.job, plan.anonymizer, plan.decided) == (decided, used, told)
     asked = job_of(("en",), emotions, prosody="reduced")
@@ -83,7 +90,7 @@ def test_emotions_that_are_labelled_are_kept(job_of: Any, emotions: tuple[str | 
 
 
 def test_emotion_in_another_language_is_told_twice(job_of: Any) -> None:
-    job = job_of(("de",), ("sad",))
+    job = job_of(("de",), ("sad", "angry"))
     decided, _, told = choose_anonymizer(job, survey_index(job.index))
     assert (decided.context, decided.prosody) == ("causal", "full")
     assert len(told) == 2
@@ -94,6 +101,10 @@ def test_what_was_asked_for_is_done(job_of: Any) -> None:
         job = job_of(("de",), context=context)
         assert choose_anonymizer(job, survey_index(job.index)) == (job, anonymizer_used(job), ())
         assert plan_job(job, "audit").anonymizer.config["context"] == context
+    job = job_of(("en",), prosody="full")
+    decided, used, told = choose_anonymizer(job, survey_index(job.index))
+    assert (decided, used) == (job, anonymizer_used(job))
+    assert "As asked for, intonation is kept" in told[0]
     other = job_of(("de",), anonymizer="mcadams")
     assert choose_anonymizer(other, survey_index(other.index)) == (other, anonymizer_used(other), ())
 
@@ -103,7 +114,7 @@ def test_of_a_model_that_has_one_way_only_nothing_is_said(job_of: Any, tmp_path:
     model = StreamVoiceAnon.from_pretrained(tmp_path / "model")
     wave = 0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(0))
     VoiceBank([model.make_voice(wave, voice_id="one")]).save(tmp_path / "voices.parquet")
-    job = job_of(("de",), ("sad",), model=str(tmp_path / "model"), voices=str(tmp_path / "voices.parquet"))
+    job = job_of(("de",), ("sad", "angry"), model=str(tmp_path / "model"), voices=str(tmp_path / "voices.parquet"))
     plan = plan_job(job, "audit")
     assert plan.decided == ()
     assert {"context", "prosody"}.isdisjoint(plan.anonymizer.config)

@@ -89,11 +89,11 @@ def test_what_is_made_brighter_is_as_loud_as_what_is_heard() -> None:
     heard = noise([0.0] * 40 + [10.0] * 40)
     both, one = (ProsodyFollower(ProsodyConfig(1.0, most, 10.0), FRAMES) for most in (10.0, 0.0))
     levels = []
-    for expression in (both, one):
+    for follower in (both, one):
         made = []
         for frame, spoken in zip(heard, noise([0.0] * 80), strict=True):
-            expression.hear(frame)
-            made.append(expression.follow(spoken))
+            follower.hear(frame)
+            made.append(follower.follow(spoken))
         levels.append(10.0 * torch.stack(made[60:]).square().mean().log10())
     asked = 10.0 * heard[60:].square().mean().log10()
     assert abs(float(levels[0] - asked)) < 0.5 * abs(float(levels[1] - asked))

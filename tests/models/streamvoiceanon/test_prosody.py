@@ -1,6 +1,7 @@
 """How much is kept of how something is said, in a stream as offline."""
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from models.streamvoiceanon import CheckpointError, StreamVoiceAnon
 from models.streamvoiceanon.checkpoint import save_converted
 from models.streamvoiceanon.config import config_from_values
 from models.streamvoiceanon.content_encoder import with_pitch, without_pitch
-from models.streamvoiceanon.prosody import ProsodyConfig, narrow_contour
+from models.streamvoiceanon.full_context import FullContextConfig
+from models.streamvoiceanon.prosody import ProsodyConfig, narrow_contour, narrowing
 from models.streamvoiceanon.shapes import MINI
 from models.streamvoiceanon.training.initial import fresh_networks
 
@@ -27,7 +29,7 @@ def following(request: pytest.FixtureRequest, tiny_states, tiny_model: StreamVoi
     return StreamVoiceAnon.from_state_dicts(tiny_states, replace(tiny_model.config, prosody=request.param))
 
 
-def test_a_stream_is_expressed_as_the_whole(following: StreamVoiceAnon, tiny_model, prompt_wave, speech) -> None:
+def test_a_stream_follows_as_the_whole_does(following: StreamVoiceAnon, tiny_model, prompt_wave, speech) -> None:
     voice, wave = following.make_voice(prompt_wave), speech(1.0)
     (whole,), (plain,) = (model.anonymize([wave], [voice], [3]) for model in (following, tiny_model))
     assert not torch.allclose(whole, plain, atol=1e-4)
@@ -78,6 +80,18 @@ def test_what_is_no_range_is_refused(part: str, wrong: dict[str, Any], told: str
         config_from_values(asdict(MINI) | {part: wrong})
 
 
+def test_no_prosody_is_no_configuration_of_it() -> None:
+    with pytest.raises(CheckpointError, match="prosody: a mapping is wanted, not None"):
+        config_from_values(asdict(MINI) | {"prosody": None})
+
+
+def test_what_was_written_before_prosody_had_a_part_of_its_own_is_read() -> None:
+    old = {name: value for name, value in asdict(MINI).items() if "prosody" not in name}
+    assert config_from_values(old | {"loudness": 5.0}).prosody == ProsodyConfig(loudness=5.0)
+    both = config_from_values(old | {"loudness": 5.0, "brightness": 2.0})
+    assert both == replace(MINI, prosody=ProsodyConfig(loudness=5.0, brightness=2.0))
+
+
 def test_a_configuration_is_read_as_it_was_written() -> None:
     config = replace(MINI, prosody=ProsodyConfig(loudness=3.0), reduced_prosody=ProsodyConfig(contour=0.25))
     assert config_from_values(asdict(config)) == config
@@ -86,10 +100,10 @@ def test_a_configuration_is_read_as_it_was_written() -> None:
 
 def test_a_narrowed_contour_moves_half_as_far_about_its_middle() -> None:
     pitch = torch.tensor([0, 1, 8, 15, 16, 17, 24, 31])
-    narrowed = narrow_contour(pitch, 32, 0.5)
+    narrowed = narrow_contour(pitch, narrowing(32, 0.5))
     assert narrowed.tolist() == [0, 8, 12, 16, 16, 16, 20, 24], "what has no pitch has none still"
-    assert narrow_contour(pitch, 32, 0.0).tolist() == [0] + [16] * 7
-    assert narrow_contour(pitch, 32, 1.0) is pitch
+    assert narrow_contour(pitch, narrowing(32, 0.0)).tolist() == [0] + [16] * 7
+    assert narrow_contour(pitch, narrowing(32, 1.0)) is pitch
 
 
 def test_words_and_shares_stay_what_they_were() -> None:
@@ -97,11 +111,12 @@ def test_words_and_shares_stay_what_they_were() -> None:
     words, pitch = torch.randint(4096, (9, 16), generator=generator), torch.randint(32, (9,), generator=generator)
     shares = torch.rand(9, 16, generator=generator)
     content = with_pitch(torch.stack([words.float(), shares], dim=-1), pitch, 32)
-    narrowed = narrow_contour(content, 32, 0.5)
+    narrowed = narrow_contour(content, narrowing(32, 0.5))
     assert torch.equal(without_pitch(narrowed, 32)[..., 0], words.float())
     assert torch.equal(narrowed[..., 1], shares)
-    assert torch.equal(narrowed[..., 0] % 32, narrow_contour(pitch, 32, 0.5).unsqueeze(-1).expand(9, 16).float())
-    assert torch.equal(narrow_contour(words, 0, 0.5), words), "a model that hears no pitch"
+    moved = narrow_contour(pitch, narrowing(32, 0.5))
+    assert torch.equal(narrowed[..., 0] % 32, moved.unsqueeze(-1).expand(9, 16).float())
+    assert torch.equal(narrow_contour(words, narrowing(0, 0.5)), words), "a model that hears no pitch"
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +134,7 @@ def test_less_is_kept_unless_all_is_asked_for(models: dict[str, StreamVoiceAnon]
     said = {name: model.anonymize([wave], [voice], [3])[0] for name, model in models.items()}
     assert torch.equal(said["auto"], said["reduced"])
     assert not torch.equal(said["full"], said["reduced"])
-    assert models["reduced"].prosody_follower() is None
+    assert models["reduced"].open_follower() is None
     heard = {name: model.encode_content(wave) for name, model in models.items()}
     assert torch.equal(heard["full"], heard["reduced"]), "prompts are read as they are"
     stream = models["reduced"].open_stream(voice, 3)
@@ -146,3 +161,15 @@ def test_an_utterance_is_heard_beside_what_is_usual_of_its_speaker(
     assert codes[6.0][codes[6.0] > 0][:10].min() > 16 > codes[9.0][codes[9.0] > 0][:10].max()
     with pytest.raises(ValueError, match="3 usual pitches: one of each"):
         model.anonymize([wave], [voice], [3], [1.0, 2.0, 3.0])
+
+
+def test_so_it_is_where_it_is_heard_to_its_end(tmp_path: Path, sample_wave: np.ndarray) -> None:
+    config = replace(TINY_SMALL, full_context=FullContextConfig(width=8, hidden=8, layers=1))
+    save_converted(tmp_path, fresh_networks(config, 0), config, {})
+    model = StreamVoiceAnon.from_pretrained(tmp_path, context="full", prosody="full")
+    heard = [model.hear(torch.from_numpy(sample_wave), usual)[:, 0, 0] for usual in (6.0, None, 9.0)]
+    words, pitch = [codes // 32 for codes in heard], [codes % 32 for codes in heard]
+    assert torch.equal(words[0], words[1])
+    assert torch.equal(words[1], words[2])
+    first = int((pitch[1] > 0).nonzero()[0])
+    assert pitch[0][first] > pitch[1][first] == 16 > pitch[2][first]
