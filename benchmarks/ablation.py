@@ -181,6 +181,7 @@ def spoken_wer(model: str | None, voices: str, index: str | None, utterances: in
     every = dataset.to_table(columns=["speaker_id", "text", "audio"]).to_pylist()
     rows = [row for row in every if (row["text"] or "").strip()]
     rows = rows[:: max(1, len(rows) // utterances)][:utterances]
+    # The prosody of the audits beside it; words hardly hang on what pitch is usual, which is left out.
     anonymizer = None if model is None else StreamVoiceAnon.from_pretrained(model, context="auto", prosody="full")
     rate = WHISPER_RATE if anonymizer is None else anonymizer.sample_rate
     reader = Decode(folder, rate, LONGEST)

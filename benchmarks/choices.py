@@ -260,7 +260,7 @@ def speak(model: StreamVoiceAnon, speech: Speech, run: int, delay: int | None) -
     """Return the speech in voices of the bank that hang on the run's number."""
     seeds = [run * len(speech.ids) + number for number in range(len(speech.ids))]
     usual = None
-    if model.prosody == "full" and model.config.content_encoder.pitch_codes:
+    if model.prosody == "full":  # who hears no pitch makes nothing of it
         usual = [speech.usual[name] for name in speech.speakers]
     return say(model, speech.waves, [model.draw_voice(seed) for seed in seeds], seeds, delay, usual)
 

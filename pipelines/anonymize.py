@@ -32,7 +32,7 @@ from pipelines.config import Job
 from pipelines.reading import finished_ids, read_view
 from pipelines.runs import Run
 from pipelines.survey import Survey, open_index
-from pipelines.usual_pitch import INDEX, measure_usual_pitch
+from pipelines.usual_pitch import INDEX, goes_by_usual_pitch, measure_usual_pitch
 
 if TYPE_CHECKING:
     from operators.chain import Step
@@ -89,7 +89,10 @@ def anonymize_index(run: Run, survey: Survey, track: "Track") -> None:
 
 
 def anonymizer_arguments(job: Job, key: bytes, usual: Mapping[str, float] | None) -> dict[str, object]:
-    """Return the arguments of the Anonymize operator that speaks for `key`, to whom this pitch of people is usual."""
+    """Return the arguments of the Anonymize operator that speaks for `key`.
+
+    `usual` is the usual pitch of each speaker, None where the anonymizer does not go by it.
+    """
     return {
         "anonymizer": job.anonymizer_spec,
         "sample_rate": job.sample_rate,
@@ -111,12 +114,12 @@ def anonymizer_used(job: Job) -> AnonymizerUsed:
 
 def choose_anonymizer(job: Job, survey: Survey) -> tuple[Job, AnonymizerUsed, tuple[str, ...]]:
     """Return the job with its context and prosody decided, the anonymizer that it uses (`anonymizer_used`, whose errors
-    it raises), and a sentence for each that has to be told.
+    it raises), and what has to be told of it, a sentence each.
 
     An auto context becomes causal where people speak what the recogniser who hears whole utterances does not know: he
     would hear English sounds in it. How much is lost by that was measured for emotion (`docs/results.md`), for words it
     was not. An auto prosody becomes full where two emotions or more are labelled: such a corpus is about how things are
-    said. A model that has one way only has nothing to decide.
+    said. A model that has one way only has nothing to decide, but that prosody is full is always told.
     """
     used = anonymizer_used(job)
     decided, told = dict[str, str](), list[str]()
@@ -137,16 +140,18 @@ def choose_anonymizer(job: Job, survey: Survey) -> tuple[Job, AnonymizerUsed, tu
         why = "As asked for" if job.prosody == "full" else "Since the model has no other prosody"
         if "prosody" in decided:
             why = f"Since emotions are labelled ({', '.join(survey.emotions)})"
+        heard = goes_by_usual_pitch(job.anonymizer_spec)
+        intonation = "intonation, beside the pitch that is usual of each speaker_id," if heard else "intonation"
         told.append(
-            f"{why}, intonation is kept, beside the pitch that is usual of each speaker_id, and loudness and "
-            "brightness as far as the model follows them. That tells more of who speaks (option --prosody)."
+            f"{why}, {intonation} is kept, and loudness and brightness as far as the model follows them. That tells "
+            "more of who speaks (option --prosody)."
         )
     return job, used, tuple(told)
 
 
 def check_weights(spec: AnonymizerSpec) -> dict[str, str]:
     """Return how the anonymizer hears, its `context`, the digest of the recogniser that it takes, if any, and how much
-    `prosody` it keeps; nothing of what a model can do in one way only, or does not hear.
+    `prosody` it keeps; no context where it has only one, and no prosody where it has only one and hears no pitch.
 
     Raises ValueError or OSError where a model does not fit its networks, a voice bank the model, the context or the
     prosody.

@@ -39,7 +39,7 @@ def train(
         str, typer.Option(help="How the anonymizer hears: full, causal, or auto, by the corpus' language.")
     ] = "auto",
     prosody: Annotated[
-        str, typer.Option(help="How much of it the anonymizer keeps: full, reduced, or auto, by the corpus' labels.")
+        str, typer.Option(help="How much prosody the anonymizer keeps: full, reduced, or auto, by the corpus' labels.")
     ] = "auto",
     profile: Annotated[str, typer.Option(help="Whose speaker encoder the attacker builds on.")] = "embedded",
     network: Annotated[
@@ -72,18 +72,17 @@ def train(
     from pipelines.runs import start_run
 
     options = {"anonymizer": anonymizer, "voice_level": voice_level, "sample_rate": sample_rate, "profile": profile}
-    options |= {"model": model, "voices": voices, "alpha": alpha}
-    options |= {"context": context, "prosody": prosody}
+    options |= {"model": model, "voices": voices, "alpha": alpha, "context": context, "prosody": prosody}
     options |= {"output": output, "workers": workers, "gpus": gpus}
     job = load_job(None, {"index": corpus, "attacker_corpus": corpus, "name": "attackers", **options})
     survey = survey_training(corpus, attacked=())
-    job, used, decided = choose_anonymizer(job, survey)
+    job, used, told = choose_anonymizer(job, survey)
     if network is None and checkpoint is not None and job.profile != "standard":
         raise InputError("--checkpoint is where a network starts from; name its settings too (--network)")
     settings = load_fields(NetworkSettings, network, {}, ())
     initial = find_checkpoint(checkpoint, job.profile)
     with tracking_progress(console) as track:
-        for sentence in decided:
+        for sentence in told:
             track.say(sentence)
         for setting in ("context", "prosody"):
             if setting in used.config:

@@ -95,8 +95,8 @@ class Plan:
     """A job that was checked before it runs: its policy, its index, its auditors' weights.
 
     `training` surveys the corpus that the semi-informed attacker is trained on, None where none is named; `trials` are
-    official ones, None where they are drawn. `network` is a semi-informed attacker that the job names. `decided` is
-    what the index decided of how it is anonymized, a sentence each.
+    official ones, None where they are drawn. `network` is a semi-informed attacker that the job names. `told` is
+    what has to be told of how the index is anonymized, a sentence each.
     """
 
     job: Job
@@ -110,7 +110,7 @@ class Plan:
     anonymizer: AnonymizerUsed
     tracking: str
     target: Path
-    decided: tuple[str, ...]
+    told: tuple[str, ...]
 
     @property
     def has_key(self) -> bool:
@@ -137,7 +137,7 @@ def plan_job(job: Job, kind: Kind, resume: bool = False) -> Plan:
     check_columns_wanted(job, survey)
     training = survey_training(job.attacker_corpus, utterances_of(job.index)) if job.attacker_corpus else None
     trials = read_trials(job)
-    job, anonymizer, decided = choose_anonymizer(job, survey)
+    job, anonymizer, told = choose_anonymizer(job, survey)
     target = job.folder() / "released"
     if kind == "release" and not (resume and released_by_unfinished(job, target)):
         check_target(target)
@@ -162,7 +162,7 @@ def plan_job(job: Job, kind: Kind, resume: bool = False) -> Plan:
         anonymizer,
         tracking_uri(job.output),
         target,
-        decided,
+        told,
     )
 
 
@@ -192,7 +192,7 @@ def run_job(job: Job, kind: Kind, resume: bool, track: "Track") -> Outcome:
     if plan.trials is not None:
         world["trials"] = plan.trials.digest
     run = start_run(job, kind, world, resume)
-    for sentence in plan.decided:
+    for sentence in plan.told:
         track.say(sentence)
     track.say(f"{plan.survey.rows} rows of {plan.survey.speakers} speakers; the run's folder is {run.folder}")
     if "reported" not in run.done:
@@ -219,8 +219,8 @@ def run_anonymize(job: Job, resume: bool, track: "Track") -> tuple[Run, int, dic
     survey = survey_index(job.index, job.keep_columns)
     job_key(job)
     check_columns_wanted(job, survey)
-    job, _, decided = choose_anonymizer(job, survey)  # weights that cannot be loaded are an error now, not later
-    for sentence in decided:
+    job, _, told = choose_anonymizer(job, survey)  # weights that cannot be loaded are an error now, not later
+    for sentence in told:
         track.say(sentence)
     run = start_run(job, "anonymize", {"index": survey.digest}, resume)
     with ray_session():
@@ -287,7 +287,7 @@ def prepare_report(run: Run, plan: Plan, track: "Track") -> Report:
     )
     if not survey.languages and job.language is None:
         evidence = replace(evidence, notes=[*evidence.notes, ASSUMED_ENGLISH])
-    evidence = replace(evidence, notes=[*evidence.notes, *plan.decided])
+    evidence = replace(evidence, notes=[*evidence.notes, *plan.told])
     if heard_by_its_judge(plan):
         evidence = replace(evidence, notes=[*evidence.notes, SAME_EARS])
     decision = decide(plan.policy, evidence.metrics, evidence.chance)

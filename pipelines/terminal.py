@@ -94,7 +94,7 @@ def describe_plan(job: Job, kind: Kind, console: Console) -> None:
     if kind == "release":
         table.add_row("would release to", str(plan.target))
     console.print(table)
-    for sentence in plan.decided:
+    for sentence in plan.told:
         console.print(escape(sentence), soft_wrap=True)
 
 

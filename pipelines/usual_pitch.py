@@ -1,7 +1,7 @@
 """What pitch is usual of each speaker, for anonymizers that tell by it how an utterance differs from the others.
 
 Somebody who is angry speaks higher than otherwise, in the whole of an utterance; beside its own mean alone, that
-cannot be heard. What is usual itself is taken away, and told by nothing that is spoken, as long as every speaker_id is
+cannot be heard. What is usual itself is taken away, and hardly told by what is spoken, as long as every speaker_id is
 one person: where it stands for several, how high each of them speaks is told.
 """
 

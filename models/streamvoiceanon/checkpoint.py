@@ -201,12 +201,10 @@ def read_document(folder: Path) -> dict[str, Any]:
     """Read what a converted checkpoint says of itself: its `config`, its `sources`. Raises CheckpointError."""
     try:
         document: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
-        if document.get("format") != FORMAT:
-            raise CheckpointError(f"{folder / CONFIG_FILE} is of format {document.get('format')!r}, not {FORMAT!r}")
-    except CheckpointError:
-        raise
     except (OSError, ValueError) as error:
         raise CheckpointError(f"the checkpoint in {folder} cannot be read: {_first_line(error)}") from None
+    if document.get("format") != FORMAT:
+        raise CheckpointError(f"{folder / CONFIG_FILE} is of format {document.get('format')!r}, not {FORMAT!r}")
     return document
 
 

@@ -106,6 +106,8 @@ def config_from_values(values: Mapping[str, Any]) -> Config:
         return tuple(found) if isinstance(found, list) else found
 
     followed = {name: values[name] for name in ("loudness", "brightness") if name in values}
+    if followed and "prosody" in values:
+        raise checkpoint.CheckpointError(f"{' and '.join(followed)} belong into prosody, which is there as well")
     if followed:  # as they were written before there was more to prosody
         values = {name: found for name, found in values.items() if name not in followed} | {"prosody": followed}
     try:

@@ -3,7 +3,7 @@
 What the content encoder learns from phonemes tells little of intonation, and emotion lives there. A contour needs no
 weights: the fundamental frequency is where the wave is most like its own delayed copy (normalised cross-correlation,
 Talkin, "A robust algorithm for pitch tracking", 1995), and a code says how far it lies above what the voice has had so
-far, or above what is usual of the speaker where that is known. The height itself, which is the speaker's, is left out.
+far, which begins at what is usual of the speaker where that is known. The height itself, the speaker's, is left out.
 """
 
 import torch

@@ -74,6 +74,19 @@ def test_a_dry_run_checks_and_runs_nothing(index: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_says_what_the_index_decides(sample_rows: Any, write_index: Any, tmp_path: Path) -> None:
+    rows = [row | {"language": "de"} for row in sample_rows if row["emotion"] in ("sad", "angry")][:4]
+    rows[0]["emotion"], rows[1]["emotion"] = "sad", "angry"
+    index = write_index(tmp_path / "index.parquet", rows)
+    result = voxveil("audit", "--index", index, "--name", "dry", "--output", tmp_path / "out", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    told = " ".join(result.stderr.split())
+    assert "heard as in a live call" in told
+    assert "prosody full" in told
+    assert "(de), so every utterance is heard as in a live call (option --context)." in told
+    assert "Since emotions are labelled (angry, sad), intonation, beside the pitch that is usual" in told
+
+
 def test_wrong_input_ends_with_two_and_one_line(index: Path, tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text(

@@ -113,3 +113,6 @@ def test_an_utterance_is_heard_to_its_end_at_any_rate(sample_wave: np.ndarray) -
 def test_who_hears_no_words_has_no_full_context() -> None:
     with pytest.raises(ValueError, match="mcadams hears no words"):
         AnonymizerSpec("mcadams", context="full").check()
+    with pytest.raises(ValueError, match="reduced prosody is for streamvoiceanon: mcadams keeps all of it"):
+        AnonymizerSpec("mcadams", prosody="reduced").check()
+    AnonymizerSpec("mcadams", prosody="full").check()

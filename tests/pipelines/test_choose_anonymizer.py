@@ -62,7 +62,7 @@ def test_who_speaks_another_language_is_heard_as_in_a_call(
     assert plan.job == decided, "what runs is what was decided"
     assert plan.anonymizer == used
     assert plan.anonymizer.config["context"] == ("causal" if foreign else "full")
-    assert plan.decided == told
+    assert plan.told == told
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_emotions_that_are_labelled_are_kept(job_of: Any, emotions: tuple[str | 
     decided, used, told = choose_anonymizer(job, survey_index(job.index))
     assert used.config["prosody"] == kept
     assert decided.prosody == ("full" if kept == "full" else "auto")
-    assert ("Since emotions are labelled (happy, sad)" in told[0]) if kept == "full" else told == ()
+    assert ("Since emotions are labelled (happy, sad), intonation" in told[0]) if kept == "full" else told == ()
     plan = plan_job(job, "audit")
-    assert (plan.job, plan.anonymizer, plan.decided) == (decided, used, told)
+    assert (plan.job, plan.anonymizer, plan.told) == (decided, used, told)
     asked = job_of(("en",), emotions, prosody="reduced")
     assert choose_anonymizer(asked, survey_index(asked.index)) == (asked, anonymizer_used(asked), ())
     assert plan_job(asked, "audit").anonymizer.config["prosody"] == "reduced"
@@ -104,7 +104,7 @@ def test_what_was_asked_for_is_done(job_of: Any) -> None:
     job = job_of(("en",), prosody="full")
     decided, used, told = choose_anonymizer(job, survey_index(job.index))
     assert (decided, used) == (job, anonymizer_used(job))
-    assert "As asked for, intonation is kept" in told[0]
+    assert "As asked for, intonation, beside the pitch" in told[0]
     other = job_of(("de",), anonymizer="mcadams")
     assert choose_anonymizer(other, survey_index(other.index)) == (other, anonymizer_used(other), ())
 
@@ -116,5 +116,5 @@ def test_of_a_model_that_has_one_way_only_nothing_is_said(job_of: Any, tmp_path:
     VoiceBank([model.make_voice(wave, voice_id="one")]).save(tmp_path / "voices.parquet")
     job = job_of(("de",), ("sad", "angry"), model=str(tmp_path / "model"), voices=str(tmp_path / "voices.parquet"))
     plan = plan_job(job, "audit")
-    assert plan.decided == ()
+    assert plan.told == ()
     assert {"context", "prosody"}.isdisjoint(plan.anonymizer.config)

@@ -46,6 +46,15 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
     assert parse_config(read_config(tmp_path / "serve.yaml")) == ServeConfig()
 
 
+def test_calls_keep_as_much_prosody_as_is_asked_for(tmp_path: Path) -> None:
+    for prosody in ("full", "reduced", "auto"):
+        (tmp_path / "serve.yaml").write_text(f"prosody: {prosody}")
+        spec = parse_config(read_config(tmp_path / "serve.yaml")).anonymizer_spec
+        assert (spec.prosody, spec.context) == (prosody, "causal")
+    with pytest.raises(ConfigError, match="reduced prosody is for streamvoiceanon"):
+        parse_config({"anonymizer": "mcadams", "prosody": "reduced"})
+
+
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
     (tmp_path / "serve.yaml").write_text("- slots")
     with pytest.raises(ConfigError, match="mapping"):

@@ -88,6 +88,8 @@ def test_no_prosody_is_no_configuration_of_it() -> None:
 def test_what_was_written_before_prosody_had_a_part_of_its_own_is_read() -> None:
     old = {name: value for name, value in asdict(MINI).items() if "prosody" not in name}
     assert config_from_values(old | {"loudness": 5.0}).prosody == ProsodyConfig(loudness=5.0)
+    with pytest.raises(CheckpointError, match="loudness belong into prosody"):
+        config_from_values(asdict(MINI) | {"loudness": 5.0})
     both = config_from_values(old | {"loudness": 5.0, "brightness": 2.0})
     assert both == replace(MINI, prosody=ProsodyConfig(loudness=5.0, brightness=2.0))
 
