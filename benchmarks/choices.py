@@ -5,15 +5,15 @@
 `--speech` has a `metadata.csv` (utt_id, speaker_id, path, and text and emotion where they are known), of people whom
 nobody will report results on. Each setting speaks all of it, every utterance in a voice drawn anew: `delay` in frames,
 `temperature` and `top_p` of the draws, `alpha` of the voices, `prompt` in seconds of each voice's prompt that is read,
-`context` how whole utterances are heard, causal unless it is full, `prosody` how much is kept of it, reduced where the
-model can unless it is full. Words are counted against the text, or against what Whisper hears in the original; `vs
-first` is what they are above those of the first setting, of the same utterances in the same draws (`--draws`) of
-voices: what the draw makes of words is more than most settings make of them. `--words` names another recogniser that
-counts them as well, because full context hears with the very ears of the embedded one. Voices are compared by GE2E,
-enrolled in one run and tried in the draws, which have other voices (lazy-informed), and, where `--others` has speech of
-other people, by a back-end that is trained on what each setting makes of theirs (semi-informed), in several splits of
-what people said into known and tried. Emotion is the recall that is left of the original's, where it is labelled, in
-all draws.
+`context` how whole utterances are heard, causal unless it is full, `prosody` how much is kept of how something is said,
+reduced where the model can unless it is full. Words are counted against the text, or against what Whisper hears in the
+original; `vs first` is what they are above those of the first setting, of the same utterances in the same draws
+(`--draws`) of voices: what the draw makes of words is more than most settings make of them. `--words` names another
+recogniser that counts them as well, because full context hears with the very ears of the embedded one. Voices are
+compared by GE2E, enrolled in one run and tried in the draws, which have other voices (lazy-informed), and, where
+`--others` has speech of other people, by a back-end that is trained on what each setting makes of theirs
+(semi-informed), in several splits of what people said into known and tried. Emotion is the recall that is left of the
+original's, where it is labelled, in all draws.
 """
 
 import argparse

@@ -161,8 +161,8 @@ def check_weights(spec: AnonymizerSpec) -> dict[str, str]:
     """
     from models.streamvoiceanon import VoiceBank
     from models.streamvoiceanon.checkpoint import load_networks, resolve
-    from models.streamvoiceanon.config import build_networks, read_states
-    from models.streamvoiceanon.model import check_voice, context_used, prosody_used
+    from models.streamvoiceanon.config import build_networks, context_used, prosody_used, read_states
+    from models.streamvoiceanon.model import check_voice
 
     model, voices = spec.weights()
     states, config = read_states(resolve(model))

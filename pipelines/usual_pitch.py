@@ -44,8 +44,7 @@ def goes_by_usual_pitch(spec: AnonymizerSpec) -> bool:
     if not spec.neural:
         return False
     from models.streamvoiceanon.checkpoint import resolve
-    from models.streamvoiceanon.config import read_config
-    from models.streamvoiceanon.model import prosody_used
+    from models.streamvoiceanon.config import prosody_used, read_config
 
     config = read_config(resolve(spec.weights()[0]))
     return bool(config.content_encoder.pitch_codes) and prosody_used(spec.prosody, config) == "full"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from models.catalogue import Context, Prosody
 from models.streamvoiceanon import checkpoint
 from models.streamvoiceanon.acoustic_lm import AcousticLM, AcousticLMConfig
 from models.streamvoiceanon.codec import Codec, CodecConfig
@@ -81,6 +82,20 @@ def read_config(folder: Path) -> Config:
     if not checkpoint.is_converted(folder):
         return Config()
     return config_from_values(checkpoint.read_document(folder)["config"])
+
+
+def context_used(context: Context, config: Config) -> Literal["full", "causal"]:
+    """Return the context in which a model of this configuration hears. Raises ValueError where it has not the one."""
+    if context == "full" and config.full_context is None:
+        raise ValueError("this model has no full context, which pipelines.fit_full_context gives it: use causal")
+    return "full" if context != "causal" and config.full_context is not None else "causal"
+
+
+def prosody_used(prosody: Prosody, config: Config) -> Literal["full", "reduced"]:
+    """Return how much prosody a model of this configuration keeps. Raises ValueError where it has not the one."""
+    if prosody == "reduced" and config.reduced_prosody is None:
+        raise ValueError("this model has no reduced prosody, which its configuration would name: use full")
+    return "reduced" if prosody != "full" and config.reduced_prosody is not None else "full"
 
 
 def config_from_values(values: Mapping[str, Any]) -> Config:

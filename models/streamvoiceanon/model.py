@@ -19,7 +19,7 @@ from models.catalogue import Context, Prosody
 from models.streamvoiceanon import checkpoint, kernels, style_encoder
 from models.streamvoiceanon.acoustic_lm import AcousticLM
 from models.streamvoiceanon.codec import Codec
-from models.streamvoiceanon.config import Config, build_networks, read_states
+from models.streamvoiceanon.config import Config, build_networks, context_used, prosody_used, read_states
 from models.streamvoiceanon.content_encoder import ContentEncoder, likeliest, with_pitch
 from models.streamvoiceanon.full_context import FullContext, listen
 from models.streamvoiceanon.generation import Prompt, Utterance, check_delay, write_all
@@ -416,20 +416,6 @@ class StreamVoiceAnon:
     def _whole_frames(self, wave: Tensor) -> tuple[Tensor, int]:
         """Pad a wave with zeros to whole frames; also return its own length."""
         return nn.functional.pad(wave.float(), (0, -len(wave) % self.frame_samples)), len(wave)
-
-
-def context_used(context: Context, config: Config) -> Literal["full", "causal"]:
-    """Return the context in which a model of this configuration hears. Raises ValueError where it has not the one."""
-    if context == "full" and config.full_context is None:
-        raise ValueError("this model has no full context, which pipelines.fit_full_context gives it: use causal")
-    return "full" if context != "causal" and config.full_context is not None else "causal"
-
-
-def prosody_used(prosody: Prosody, config: Config) -> Literal["full", "reduced"]:
-    """Return how much prosody a model of this configuration keeps. Raises ValueError where it has not the one."""
-    if prosody == "reduced" and config.reduced_prosody is None:
-        raise ValueError("this model has no reduced prosody, which its configuration would name: use full")
-    return "reduced" if prosody != "full" and config.reduced_prosody is not None else "full"
 
 
 def check_voice(voice: Voice, config: Config) -> None:
