@@ -20,7 +20,7 @@ check: $(STAMP)
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt deploy/webrtcvad/pyproject.toml
-	@echo "Setting up $(VENV): about 4 minutes and 6 GB the first time."
+	@echo "Setting up $(VENV): about 4 minutes and 8 GB of disk the first time, 3 GB more while it installs."
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade "pip>=25"
 	PYTHONWARNINGS="ignore:Editable installation" \

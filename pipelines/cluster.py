@@ -7,7 +7,6 @@ grow with the corpus. Blocks are cut to a few rows, because audio is big.
 import logging
 import os
 import secrets
-import shutil
 import socket
 import sys
 import tempfile
@@ -42,26 +41,26 @@ def ray_session() -> Iterator[None]:
     import ray.data
 
     started = not ray.is_initialized()
-    folder = tempfile.mkdtemp(prefix="voxveil-")  # 0700: Ray opens its own folder, below this one, to everybody
-    if started:
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        if os.environ.get("RAY_ADDRESS"):
-            _join_ray(os.environ["RAY_ADDRESS"])
-        else:
-            # One CPU more than there are: reading and cutting tables mostly waits, and must never wait for an actor.
-            cores = len(os.sched_getaffinity(0))
-            start_ray(cores + 1, f"{folder}/ray", OBJECT_STORE_BYTES)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"ray\.data")  # hints on concurrency, wrong for a pass of few rows
-    try:
-        yield
-    finally:
+    # 0700: Ray opens its own folder, below this one, to everybody.
+    with tempfile.TemporaryDirectory(prefix="voxveil-", ignore_cleanup_errors=True) as folder:
         if started:
-            ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+            logging.getLogger("ray").setLevel(logging.ERROR)
+            if os.environ.get("RAY_ADDRESS"):
+                _join_ray(os.environ["RAY_ADDRESS"])
+            else:
+                # One CPU more than there are: reading and cutting tables mostly waits, and must not wait for an actor.
+                cores = len(os.sched_getaffinity(0))
+                start_ray(cores + 1, f"{folder}/ray", OBJECT_STORE_BYTES)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module=r"ray\.data")  # hints on concurrency, wrong for a pass of few rows
+        try:
+            yield
+        finally:
+            if started:
+                ray.shutdown()
 
 
 def _join_ray(address: str) -> None:

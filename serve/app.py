@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 from typing import Any
 
@@ -57,6 +58,8 @@ class Replica:
     def __init__(self, config: dict[str, Any], register: DeploymentHandle) -> None:
         replica = serve.get_replica_context().replica_tag
         self.service = Service(parse_config(config), RemoteRegistrar(register), replica)
+        gc.collect()
+        gc.freeze()  # what is loaded stays, and no collection looks through all of it while calls wait
         self.watch = asyncio.get_event_loop().create_task(self._drain_when_stopped())
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

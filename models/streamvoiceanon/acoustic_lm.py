@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.streamvoiceanon import fused
 from models.streamvoiceanon.linear import Linear, Table
 from models.streamvoiceanon.transformer import (
     KeyValueCache,
@@ -68,10 +69,15 @@ class AcousticLMConfig:
 
 
 class FastState:
-    """What the fast transformer needs for a batch, made once and used for every frame: its caches hold one frame."""
+    """What the fast transformer needs for a batch, made once and used for every frame: its caches hold one frame.
 
-    def __init__(self, caches: tuple[KeyValueCache, ...], sights: list[Sight]) -> None:
-        self.caches, self.sights = caches, sights
+    With the CPU kernels a `writer` does all of it in one call.
+    """
+
+    def __init__(
+        self, caches: tuple[KeyValueCache, ...], sights: list[Sight], writer: fused.FrameWriter | None = None
+    ) -> None:
+        self.caches, self.sights, self.writer = caches, sights, writer
 
 
 class _Model(nn.Module):
@@ -175,7 +181,24 @@ class AcousticLM(nn.Module):
         count = self.config.codebooks
         caches = new_caches(self.decoder.model.fast_layers, batch, count)
         at = TransformerState(caches, torch.zeros(batch, dtype=torch.int64))
-        return FastState(caches, [Sight(at.moved(i), 1, count, self.rotary) for i in range(count)])
+        sights = [Sight(at.moved(i), 1, count, self.rotary) for i in range(count)]
+        return FastState(caches, sights, self._frame_writer(caches, sights))
+
+    def _frame_writer(self, caches: tuple[KeyValueCache, ...], sights: list[Sight]) -> fused.FrameWriter | None:
+        model = self.decoder.model
+        layers = [layer.packed for layer in model.fast_layers if isinstance(layer.packed, fused.PackedLayer)]
+        if not layers or model.fast_output.packed is None:
+            return None
+        rotations = [sight.rotation for sight in sights if sight.rotation is not None]
+        return fused.FrameWriter(
+            layers,
+            torch.stack(rotations),
+            caches,
+            torch.stack([sight.position for sight in sights]),
+            (model.fast_norm.weight, RMSNorm.EPSILON),
+            model.fast_output.packed,
+            model.fast_embeddings.weight,
+        )
 
     def write_frame(self, hidden: Tensor, choose: Callable[[Tensor], Tensor], state: FastState) -> Tensor:
         """Map hidden states [B, width] to codes [B, codebooks]; `choose` maps logits [B, codes] to codes [B]."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.streamvoiceanon import kernels
+from models.streamvoiceanon import fused, kernels
 from models.streamvoiceanon.contour import LONGEST, SAMPLE_RATE
 from models.streamvoiceanon.conv import CausalConv1d, CausalConvTranspose1d, ConvNeXtEncoder, Resample
 from models.streamvoiceanon.frontend import PUBLISHED, FrameConfig, LogMel
@@ -75,7 +75,7 @@ class ResidualBlock(nn.Module):
 class ParallelBlock(nn.Module):
     """The mean of residual blocks of several kernel sizes."""
 
-    packed: kernels.PackedResidualBlocks | None = None
+    packed: fused.PackedResidualBlocks | None = None
 
     def __init__(self, channels: int, kernels: tuple[int, ...], dilations: tuple[int, ...]) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class ParallelBlock(nn.Module):
             [causal.conv for pair in zip(block.convs1, block.convs2, strict=True) for causal in pair]  # type: ignore[arg-type]
             for block in self.blocks
         ]
-        self.packed = kernels.PackedResidualBlocks(
+        self.packed = fused.PackedResidualBlocks(
             [
                 [(kernels.pack_residual(c.weight.transpose(1, 2), kind), c.bias, c.dilation[0]) for c in branch]
                 for branch in convolutions

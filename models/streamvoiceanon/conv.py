@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.streamvoiceanon import kernels
+from models.streamvoiceanon import fused, kernels
 from models.streamvoiceanon.linear import Linear
 from models.streamvoiceanon.state import State
 
@@ -132,7 +132,7 @@ class PointwiseConv1d(nn.Conv1d):
 class ConvNeXtBlock(nn.Module):
     """Depthwise causal convolution, then a two-layer perceptron at every instant, scaled and added to the input."""
 
-    packed: kernels.PackedConvNeXt | None = None
+    packed: fused.PackedConvNeXt | None = None
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class ConvNeXtBlock(nn.Module):
 
     def pack(self, kind: kernels.WeightType) -> None:
         """Hold the weights of the two-layer perceptron as `kind`, for inference on a CPU."""
-        self.packed = kernels.PackedConvNeXt(
+        self.packed = fused.PackedConvNeXt(
             (self.dwconv.conv.weight.squeeze(1), self.dwconv.conv.bias),  # type: ignore[arg-type]
             (self.norm.weight, self.norm.bias, self.norm.eps),
             (self.pwconv1.weight, self.pwconv1.bias),

@@ -185,7 +185,7 @@ class WriterBatch:
         writer.pending = places[-1]
         writer.frames = prompt_frames + len(content)
 
-    def _write(self, hidden: Tensor, writers: list[Writer]) -> tuple[Tensor, list[Tensor]]:
+    def _write(self, hidden: Tensor, writers: list[Writer]) -> tuple[Tensor, Sequence[Tensor]]:
         """Write a frame of each sequence from its hidden state: codes [B, codebooks], and of every codebook the logits
         [B, codes] from which they were drawn."""
         lm, count = self._lm, len(writers)
@@ -197,15 +197,18 @@ class WriterBatch:
             torch.zeros(codebooks) if writer.generator is None else torch.rand(codebooks, generator=writer.generator)
             for writer in writers
         ]
-        uniform = iter(torch.stack(draws, dim=1).to(hidden.device))
-
-        seen: list[Tensor] = []
+        uniform = torch.stack(draws, dim=1).to(hidden.device)
+        state = self._fast[count]
+        if state.writer is not None:
+            codes, logits = state.writer(hidden, uniform, greedy, top_p, temperature)
+            return codes.T, logits.unbind()
+        left, seen = iter(uniform), []
 
         def choose(logits: Tensor) -> Tensor:
             seen.append(logits)
-            return sample(logits, next(uniform), greedy, top_p, temperature)
+            return sample(logits, next(left), greedy, top_p, temperature)
 
-        return lm.write_frame(hidden, choose, self._fast[count]), seen
+        return lm.write_frame(hidden, choose, state), seen
 
 
 def average(logits: Sequence[Tensor], values: Tensor) -> Tensor:

@@ -655,3 +655,27 @@ void draw_codes(const float *logits, const float *uniform, const uint8_t *greedy
         }
     }
 }
+
+/* Write a frame, code after code, as `AcousticLM.write_frame` and `draw_codes` do: hidden [batch, width]; of every codebook
+ * rotation [batch, width of a head], position [batch] and uniform [batch], and codes [batch] and logits [batch, codes] as
+ * they come out. `scratch` holds, for each row, 7 widths and 3 times the hidden width, the scores, and what `draw_codes`
+ * needs; `order` is as there. */
+void write_frame(const layer *const *layers, int64_t count, const float *hidden, const float *rotation, void *const *keys,
+                 void *const *values, const int64_t *position, const float *gain, float epsilon, const matrix *output,
+                 int64_t kind, const float *embeddings, const float *uniform, const uint8_t *greedy, int64_t *codes,
+                 float *logits, float *scratch, uint32_t *order, int64_t batch, int64_t books, float top_p,
+                 float temperature, int threads) {
+    const int64_t width = output->inputs, head = width / layers[0]->heads, choices = output->outputs;
+    float *const x = scratch, *const normed = x + batch * width, *const sorted = normed + batch * width;
+    float *const rest = sorted + 3 * (choices + LANES);
+    memcpy(x, hidden, batch * width * sizeof(float));
+    for (int64_t book = 0; book < books; book++, codes += batch, logits += batch * choices) {
+        for (int64_t row = 0; book && row < batch; row++)
+            memcpy(x + row * width, embeddings + codes[row - batch] * width, width * sizeof(float));
+        transformer_layers(layers, count, x, rotation + book * batch * head, keys, values, position + book * batch, 0, x,
+                           rest, batch, 1, books, books, 0, threads);
+        rms_norm(x, gain, normed, batch, width, epsilon);
+        multiply(output, kind, normed, 0, logits, batch, threads);
+        draw_codes(logits, uniform + book * batch, greedy, codes, order, sorted, batch, choices, top_p, temperature);
+    }
+}

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -44,43 +44,6 @@ class _Job(ctypes.Structure):
     ]
 
 
-class _Matrix(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("weights", "scale", "bias")),
-        *((name, ctypes.c_int64) for name in ("vecs", "inputs", "outputs")),
-    ]
-
-
-class _Norm(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("gain", "shift")]
-
-
-class _Layer(ctypes.Structure):
-    _fields_ = [
-        *((name, _Matrix) for name in ("qkv", "out", "up", "down")),
-        *((name, _Norm) for name in ("before_attention", "before_feed_forward")),
-        *((name, ctypes.c_int64) for name in ("heads", "kind")),
-        ("epsilon", ctypes.c_float),
-    ]
-
-
-class _Dilated(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("weights", "bias")),
-        *((name, ctypes.c_int64) for name in ("vecs", "taps", "dilation")),
-    ]
-
-
-class _ConvNeXt(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("depthwise", "depthwise_bias", "gain", "shift")),
-        *((name, ctypes.c_void_p) for name in ("wide", "narrow")),
-        *((name, ctypes.c_void_p) for name in ("wide_scale", "wide_bias", "narrow_scale", "narrow_bias")),
-        *((name, ctypes.c_int64) for name in ("taps", "channels", "hidden", "wide_vecs", "narrow_vecs", "kind")),
-        ("epsilon", ctypes.c_float),
-    ]
-
-
 _POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _SIGNATURES = {
     "convolve_f32": [_POINTER, _POINTER, _LONG, _INT],
@@ -91,6 +54,10 @@ _SIGNATURES = {
     "residual_blocks": [_POINTER, _LONG, _LONG, *[_POINTER] * 5, *[_LONG] * 4, _INT],
     "convnext_block": [*[_POINTER] * 6, _LONG, _LONG, _INT],
     "transformer_layers": [_POINTER, _LONG, *[_POINTER] * 8, *[_LONG] * 4, _INT, _INT],
+    "write_frame": [
+        *(_POINTER, _LONG, *[_POINTER] * 6, ctypes.c_float, _POINTER, _LONG),
+        *(*[_POINTER] * 7, _LONG, _LONG, ctypes.c_float, ctypes.c_float, _INT),
+    ],
 }
 
 
@@ -132,7 +99,7 @@ def _library() -> ctypes.CDLL | None:
 
 def has_tiles() -> bool:
     """Whether this processor multiplies in tiles (`tiles.h`), and the system lets this process do so."""
-    return bool(_loaded().tiles_allowed())
+    return bool(loaded().tiles_allowed())
 
 
 def available() -> bool:
@@ -140,7 +107,7 @@ def available() -> bool:
     return _library() is not None
 
 
-def _loaded() -> ctypes.CDLL:
+def loaded() -> ctypes.CDLL:
     library = _library()
     if library is None:
         raise RuntimeError("the CPU kernels need a C compiler (cc), and there is none")
@@ -227,7 +194,7 @@ def _count_steps(weight: Tensor, kind: WeightType) -> tuple[Tensor, Tensor, floa
 def _packed(rows: Tensor, scale: Tensor | None, kind: WeightType) -> PackedWeights:
     """Lay out what is to be read, [outputs, taps, inputs], in panels."""
     outputs, taps, inputs = rows.shape
-    widest = ctypes.c_int.in_dll(_loaded(), "panel_vecs").value
+    widest = ctypes.c_int.in_dll(loaded(), "panel_vecs").value
     vecs = min(widest, 4 if outputs > 2 * PANEL else 2 if outputs > PANEL else 1)
     width = vecs * PANEL
     panels = -(-outputs // width)
@@ -255,18 +222,8 @@ def pack_residual(weight: Tensor, kind: WeightType) -> PackedWeights:
     return PackedWeights(panels, None, 0, taps, inputs, outputs, "residual_blocks")
 
 
-def _scaled(weights: PackedWeights, gain: Tensor) -> PackedWeights:
-    """Return weights whose outputs are multiplied by `gain` [outputs]."""
-    gain = gain.detach().float()
-    return weights._replace(scale=gain.clone() if weights.scale is None else weights.scale * gain)
-
-
-def _pointer(tensor: Tensor | None) -> int | None:
+def pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
-
-
-def _copy(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach().float().clone()
 
 
 def convolve(
@@ -284,14 +241,14 @@ def convolve(
     time = (time_in - (weights.taps - 1) * dilation - 1) // stride + 1
     y = torch.empty(batch, time, weights.outputs)
     job = _Job(
-        _pointer(weights.scale),
-        _pointer(bias),
+        pointer(weights.scale),
+        pointer(bias),
         x.data_ptr(),
         None,
         y.data_ptr(),
         *(batch, time, time_in, inputs, weights.outputs, weights.taps, dilation, stride),
     )
-    function = getattr(_loaded(), weights.function)
+    function = getattr(loaded(), weights.function)
     function(weights.panels.data_ptr(), ctypes.byref(job), weights.vecs, torch.get_num_threads())
     return y
 
@@ -300,7 +257,7 @@ def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
     """Root-mean-square normalization of [..., width]."""
     x = x.contiguous()
     y = torch.empty_like(x)
-    _loaded().rms_norm(x.data_ptr(), gain.data_ptr(), y.data_ptr(), x.numel() // len(gain), len(gain), epsilon)
+    loaded().rms_norm(x.data_ptr(), gain.data_ptr(), y.data_ptr(), x.numel() // len(gain), len(gain), epsilon)
     return y
 
 
@@ -311,166 +268,5 @@ def draw_codes(logits: Tensor, uniform: Tensor, greedy: Tensor, top_p: float, te
     drawn = torch.empty(rows, dtype=torch.int64)
     order, values = torch.empty(2 * codes, dtype=torch.int32), torch.empty(3 * (codes + PANEL))
     scratch = (tensor.data_ptr() for tensor in (logits, uniform, greedy, drawn, order, values))
-    _loaded().draw_codes(*scratch, rows, codes, top_p, temperature)
+    loaded().draw_codes(*scratch, rows, codes, top_p, temperature)
     return drawn
-
-
-Norm = tuple[Tensor, Tensor | None]  # gain and shift, each [width]
-
-
-class PackedLayer:
-    """A transformer layer's weights as the kernels read them."""
-
-    def __init__(
-        self,
-        weights: tuple[Tensor, Tensor, Tensor, Tensor],
-        gains: tuple[Tensor | None, Tensor | None],
-        norms: tuple[Norm, Norm],
-        heads: int,
-        epsilon: float,
-        kind: WeightType,
-        biases: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None] = (None, None, None, None),
-    ) -> None:
-        """Pack qkv, output, up and down projection [outputs, inputs], with a bias each where they have one.
-
-        A feed-forward whose up projection is as wide as the down projection's input has a GELU between them; one twice
-        as wide holds both halves of a gated unit, with a SiLU. `gains` scale what attention and feed-forward add to
-        their input (None: as it is). `norms` come before them: gain and shift of a layer normalization, or the gain
-        alone of a root-mean-square one. Raises ValueError for a feed-forward whose width the kernels cannot step
-        through, or a bias where there is a gain.
-        """
-        hidden, wide = weights[3].shape[1], weights[2].shape[0]
-        if hidden % PANEL:
-            raise ValueError(f"a feed-forward of {hidden} channels: the kernels need a multiple of {PANEL}")
-        if wide not in (hidden, 2 * hidden):
-            raise ValueError(f"a feed-forward that is {wide} wide before its activation and {hidden} after it")
-        if any(gain is not None and bias is not None for gain, bias in zip(gains, biases[1::2], strict=True)):
-            raise ValueError("what is added is scaled by a gain or has a bias, not both")
-        packed, kind = pack_together([weight.unsqueeze(1) for weight in weights], kind)
-        for i, gain in ((1, gains[0]), (3, gains[1])):
-            if gain is not None:
-                packed[i] = _scaled(packed[i], gain)
-        self.weights = tuple(packed)
-        self._kept = [_copy(tensor) for tensor in (*biases, *norms[0], *norms[1])]
-        self.heads, self.hidden = heads, hidden
-        first_gain, first_shift, second_gain, second_shift = map(_pointer, self._kept[4:])
-        self._layer = _Layer(
-            *(
-                _Matrix(m.panels.data_ptr(), _pointer(m.scale), _pointer(bias), m.vecs, m.inputs, m.outputs)
-                for m, bias in zip(packed, self._kept[:4], strict=True)
-            ),
-            _Norm(first_gain, first_shift),
-            _Norm(second_gain, second_shift),
-            heads,
-            KINDS.index(kind),
-            epsilon,
-        )
-        self.address = ctypes.addressof(self._layer)
-
-
-def run_layers(
-    layers: Sequence[PackedLayer],
-    x: Tensor,
-    rotation: Tensor | None,
-    caches: Sequence[tuple[Tensor, Tensor]],
-    position: Tensor,
-    streams: Tensor | None,
-    window: int,
-) -> Tensor:
-    """Map x [B, n, width] to [B, n, width] through layers of one size.
-
-    `rotation` is complex64 [B, n, 1, head width / 2], or None where nothing is rotated; each layer's keys and values in
-    `caches` [streams, heads, slots, head width], float32 or bfloat16, are written in place, for batch row b in row
-    `streams[b]` (None: b); `position` [B] counts what each stream has seen before. A query sees the last `window`
-    positions.
-    """
-    x = x.contiguous()
-    batch, time, width = x.shape
-    slots = caches[0][0].shape[2]
-    window = min(window, slots)
-    y = torch.empty_like(x)
-    room = batch * layers[0].heads * -(-window // PANEL) * PANEL
-    scratch = torch.empty(batch * time * (5 * width + 3 * layers[0].hidden) + room)
-    _loaded().transformer_layers(
-        *(_pointers(layer.address for layer in layers), len(layers), x.data_ptr(), _pointer(rotation)),
-        *(_pointers(keys.data_ptr() for keys, _ in caches), _pointers(values.data_ptr() for _, values in caches)),
-        *(position.data_ptr(), _pointer(streams), y.data_ptr(), scratch.data_ptr()),
-        *(batch, time, slots, window, caches[0][0].dtype == torch.bfloat16, torch.get_num_threads()),
-    )
-    return y
-
-
-def _pointers(addresses: Iterable[int]) -> ctypes.Array[ctypes.c_void_p]:
-    listed = list(addresses)
-    return (ctypes.c_void_p * len(listed))(*listed)
-
-
-class PackedResidualBlocks:
-    """The mean of residual blocks of dilated convolutions, each after a SiLU, in one call."""
-
-    def __init__(self, branches: Sequence[Sequence[tuple[PackedWeights, Tensor, int]]]) -> None:
-        """Take weights, bias and dilation of each branch's convolutions, in order; every second closes a residual."""
-        flat = [(weights, bias.detach().clone(), dilation) for branch in branches for weights, bias, dilation in branch]
-        self._biases = [bias for _, bias, _ in flat]
-        self._branches, self._pairs = len(branches), len(branches[0]) // 2
-        fields = ((w.panels.data_ptr(), bias.data_ptr(), w.vecs, w.taps, dilation) for w, bias, dilation in flat)
-        self._convolutions = (_Dilated * len(flat))(*(_Dilated(*values) for values in fields))
-        self._memories = [(weights.taps - 1) * dilation for weights, _, dilation in flat]
-        self.weights = tuple(weights for weights, _, _ in flat)
-
-    def __call__(self, x: Tensor, past: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Map x [B, n, channels] and each convolution's memory [B, (taps - 1) x dilation, channels] on."""
-        x, past = x.contiguous(), [memory.contiguous() for memory in past]
-        batch, time, channels = x.shape
-        after = [torch.empty_like(memory) for memory in past]
-        y, longest = torch.empty_like(x), max(self._memories)
-        scratch = torch.empty((4 * batch * (time + longest) + 2 * PANEL) * channels)
-        _loaded().residual_blocks(
-            *(self._convolutions, self._branches, self._pairs, x.data_ptr()),
-            *(_pointers(memory.data_ptr() for memory in past), _pointers(memory.data_ptr() for memory in after)),
-            *(y.data_ptr(), scratch.data_ptr(), batch, time, channels, longest, torch.get_num_threads()),
-        )
-        return y, after
-
-
-class PackedConvNeXt:
-    """A ConvNeXt block in one call."""
-
-    def __init__(
-        self,
-        depthwise: tuple[Tensor, Tensor],
-        norm: tuple[Tensor, Tensor, float],
-        wide: tuple[Tensor, Tensor],
-        narrow: tuple[Tensor, Tensor],
-        gamma: Tensor,
-        kind: WeightType,
-    ) -> None:
-        """Pack the depthwise convolution [channels, taps], the normalization (gain, shift, epsilon) and the two linear
-        maps [outputs, inputs], each with its bias; `gamma` scales what the block adds to its input, `kind` is that of
-        the linear maps' weights."""
-        kernel, (gain, shift, epsilon) = depthwise[0].detach().T.contiguous(), norm
-        (up, down), kind = pack_together([wide[0].unsqueeze(1), narrow[0].unsqueeze(1)], kind)
-        down = _scaled(down, gamma)
-        self.weights = up, down
-        kept = (kernel, depthwise[1], gain, shift, wide[1], narrow[1] * gamma)
-        self._kept = [tensor.detach().clone() for tensor in kept]
-        *before, wide_bias, narrow_bias = (tensor.data_ptr() for tensor in self._kept)
-        self._block = _ConvNeXt(
-            *(*before, up.panels.data_ptr(), down.panels.data_ptr()),
-            *(_pointer(up.scale), wide_bias, _pointer(down.scale), narrow_bias),
-            *(len(kernel), up.inputs, up.outputs, up.vecs, down.vecs, KINDS.index(kind), epsilon),
-        )
-        self._reference = ctypes.byref(self._block)
-        self._taps, self._hidden = len(kernel), up.outputs
-
-    def __call__(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """Map x [B, n, channels] and the memory [B, taps - 1, channels] on."""
-        x, past = x.contiguous(), past.contiguous()
-        batch, time, channels = x.shape
-        y, after = torch.empty_like(x), torch.empty_like(past)
-        scratch = torch.empty(batch * ((time + self._taps - 1) * channels + time * (channels + self._hidden)))
-        _loaded().convnext_block(
-            *(self._reference, x.data_ptr(), past.data_ptr(), after.data_ptr(), y.data_ptr(), scratch.data_ptr()),
-            *(batch, time, torch.get_num_threads()),
-        )
-        return y, after

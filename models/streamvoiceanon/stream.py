@@ -13,7 +13,7 @@ from torch import Tensor
 from models.streamvoiceanon.frontend import PUBLISHED, FrameConfig
 from models.streamvoiceanon.generation import WriterBatch, check_delay
 from models.streamvoiceanon.prosody import ProsodyFollower
-from models.streamvoiceanon.state import State, put, restart, take
+from models.streamvoiceanon.state import Rows
 from models.streamvoiceanon.voices import Voice
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ class StreamBatch:
     """Up to `slots` streams that start, pause and end on their own; a stream that pauses costs nothing."""
 
     def __init__(self, model: "StreamVoiceAnon", slots: int) -> None:
-        self._model, self._slots = model, slots
+        self._model = model
         self.frames = model.config.frames
-        self._encoder = model.content_encoder.initial_state(slots, chunk=1)
-        self._decoder = model.codec.initial_decoder_state(slots)
+        self._encoder = Rows(model.content_encoder.initial_state(slots, chunk=1), slots)
+        self._decoder = Rows(model.codec.initial_decoder_state(slots), slots)
         latents = model.config.timbre_latents + 1
         vectors = latents + 2 * model.config.acoustic_lm.max_frames
         self._writers = WriterBatch(model.acoustic_lm, slots, vectors, model.values)
@@ -49,8 +49,8 @@ class StreamBatch:
             raise RuntimeError("every slot of the batch is taken")
         with torch.inference_mode():
             self._writers.start(slot, self._model.prompt(voice), delay, generator)
-            restart(self._encoder, slot)
-            restart(self._decoder, slot)
+            self._encoder.restart(slot)
+            self._decoder.restart(slot)
         self._delays[slot] = delay
         if (follower := self._model.open_follower()) is not None:
             self._followers[slot] = follower
@@ -69,15 +69,13 @@ class StreamBatch:
         for slot in slots:
             if slot in self._followers:
                 self._followers[slot].hear(frames[slot])
-        rows = torch.tensor(slots)
         all_mels = model.config.frames.mels_per_frame
         within = torch.tensor([(mels or {}).get(slot, all_mels) for slot in slots])
         whole = bool((within == all_mels).all())
         with torch.inference_mode():
             samples = torch.stack([frames[slot] for slot in slots]).to(model.device)
-            before = self._encoder if len(slots) == self._slots else take(self._encoder, rows)
-            codes, after = model.content_encoder(samples, before, None if whole else within)
-            self._encoder = self._after(self._encoder, rows, after)
+            codes, after = model.content_encoder(samples, self._encoder.take(slots), None if whole else within)
+            self._encoder.put(after)
             vectors = model.acoustic_lm.embed_content(model.narrow(codes[:, 0]))
             return self._speak(self._writers.step(dict(zip(slots, vectors, strict=True))))
 
@@ -98,20 +96,12 @@ class StreamBatch:
         self._followers.pop(slot, None)
         self._writers.end(slot)
 
-    def _after(self, state: State, rows: Tensor, moved: State) -> State:
-        """The batch's state once the streams `rows` have moved."""
-        if len(rows) == self._slots:
-            return moved
-        put(state, rows, moved)
-        return state
-
     def _speak(self, written: dict[int, Tensor]) -> dict[int, Tensor]:
         if not written:
             return {}
-        rows = torch.tensor(list(written))
-        before = self._decoder if len(written) == self._slots else take(self._decoder, rows)
-        samples, after = self._model.codec.decode(torch.stack(list(written.values())).unsqueeze(2), before)
-        self._decoder = self._after(self._decoder, rows, after)
+        codes = torch.stack(list(written.values())).unsqueeze(2)
+        samples, after = self._model.codec.decode(codes, self._decoder.take(list(written)))
+        self._decoder.put(after)
         spoken = dict(zip(written, samples.cpu(), strict=True))
         return {
             slot: self._followers[slot].follow(frame) if slot in self._followers else frame

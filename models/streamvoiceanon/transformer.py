@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.streamvoiceanon import kernels
+from models.streamvoiceanon import fused, kernels
 from models.streamvoiceanon.linear import Linear
 
 ROTARY_BASE = 10_000.0
@@ -216,7 +216,7 @@ class Attention(nn.Module):
 class TransformerLayer(nn.Module):
     """Pre-norm attention and feed-forward, each scaled where `layer_scale` says so and added to its input."""
 
-    packed: kernels.PackedLayer | None = None
+    packed: fused.PackedLayer | None = None
 
     def __init__(self, width: int, heads: int, hidden: int, layer_scale: bool) -> None:
         super().__init__()
@@ -232,7 +232,7 @@ class TransformerLayer(nn.Module):
         attention, feed_forward = self.attention, self.feed_forward
         gates = torch.cat([feed_forward.w1.weight, feed_forward.w3.weight])
         scales = (self.attention_layer_scale, self.ffn_layer_scale)
-        self.packed = kernels.PackedLayer(
+        self.packed = fused.PackedLayer(
             (attention.wqkv.weight, attention.wo.weight, gates, feed_forward.w2.weight),
             tuple(scale.gamma if isinstance(scale, LayerScale) else None for scale in scales),  # type: ignore[arg-type]
             ((self.attention_norm.weight, None), (self.ffn_norm.weight, None)),
@@ -251,9 +251,9 @@ class TransformerLayer(nn.Module):
 
 def run_layers(layers: nn.ModuleList, x: Tensor, caches: Sequence[KeyValueCache], sight: Sight) -> Tensor:
     """Map [B, n, width] to [B, n, width] through all layers; writes the new keys and values into their caches."""
-    packed = [layer.packed for layer in layers if isinstance(layer.packed, kernels.PackedLayer)]
+    packed = [layer.packed for layer in layers if isinstance(layer.packed, fused.PackedLayer)]
     if packed:
-        return kernels.run_layers(packed, x, sight.rotation, caches, sight.position, sight.streams, sight.window)
+        return fused.run_layers(packed, x, sight.rotation, caches, sight.position, sight.streams, sight.window)
     for layer, cache in zip(layers, caches, strict=True):
         x = layer(x, cache, sight)
     return x

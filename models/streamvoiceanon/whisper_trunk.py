@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor, nn
 
-from models.streamvoiceanon import kernels
+from models.streamvoiceanon import fused, kernels
 from models.streamvoiceanon.conv import CausalConv1d
 from models.streamvoiceanon.linear import Linear
 from models.streamvoiceanon.state import State
@@ -86,7 +86,7 @@ class WhisperAttention(nn.Module):
 class WhisperLayer(nn.Module):
     """Pre-norm attention and feed-forward, each added to its input."""
 
-    packed: kernels.PackedLayer | None = None
+    packed: fused.PackedLayer | None = None
 
     def __init__(self, config: WhisperConfig) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class WhisperLayer(nn.Module):
         maps = (self.attention.wqkv, self.attention.wo, self.w1, self.w2)
         qkv, out, up, down = (linear.weight for linear in maps)
         biases = tuple(linear.bias for linear in maps)
-        self.packed = kernels.PackedLayer(
+        self.packed = fused.PackedLayer(
             (qkv, out, up, down),
             (None, None),
             tuple((norm.weight, norm.bias) for norm in (self.attention_norm, self.ffn_norm)),  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.streamvoiceanon import Config, StreamVoiceAnon, Voice, kernels
+from models.streamvoiceanon.acoustic_lm import AcousticLM
 from models.streamvoiceanon.frontend import FRAME_SAMPLES
 from models.streamvoiceanon.generation import Prompt, WriterBatch, sample
 
@@ -67,6 +68,37 @@ def test_the_kernels_draw_what_torch_draws(codes: int, spread: float, monkeypatc
     different = drawn != sample(logits, uniform, greedy)
     assert not different[greedy].any()
     assert different.float().mean() <= 0.002  # a draw within a rounding of the border between two codes
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_frame_in_one_call_is_what_its_codes_are_one_by_one(
+    tiny_states, tiny_model, batch: int, precision: str
+) -> None:
+    lm = StreamVoiceAnon.from_state_dicts(tiny_states, tiny_model.config, precision=precision).acoustic_lm
+    draw = torch.Generator().manual_seed(batch)
+    greedy = torch.arange(batch) == 2
+    state = lm.fast_state(batch)
+    assert state.writer is not None
+    with torch.inference_mode():
+        for _ in range(3):  # the caches are used again
+            hidden = torch.randn(batch, lm.config.width, generator=draw)
+            uniform = torch.rand(lm.config.codebooks, batch, generator=draw)
+            codes, logits = state.writer(hidden, uniform, greedy, 0.9, 0.8)
+            one_by_one, seen = write_one_by_one(lm, hidden, uniform, greedy)
+            assert torch.equal(codes.T, one_by_one)
+            assert torch.equal(logits, seen)
+
+
+def write_one_by_one(lm: AcousticLM, hidden: Tensor, uniform: Tensor, greedy: Tensor) -> tuple[Tensor, Tensor]:
+    left, seen = iter(uniform), []
+
+    def choose(logits: Tensor) -> Tensor:
+        seen.append(logits)
+        return sample(logits, next(left), greedy, 0.9, 0.8)
+
+    return lm.write_frame(hidden, choose, lm.fast_state(len(hidden))), torch.stack(seen)
 
 
 @needs_kernels
