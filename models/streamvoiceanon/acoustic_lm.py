@@ -21,6 +21,7 @@ from models.streamvoiceanon.transformer import (
     TransformerState,
     new_caches,
     rotary_table,
+    rotations,
     run_layers,
 )
 
@@ -189,10 +190,9 @@ class AcousticLM(nn.Module):
         layers = [layer.packed for layer in model.fast_layers if isinstance(layer.packed, fused.PackedLayer)]
         if not layers or model.fast_output.packed is None:
             return None
-        rotations = [sight.rotation for sight in sights if sight.rotation is not None]
         return fused.FrameWriter(
             layers,
-            torch.stack(rotations),
+            rotations(self.rotary, torch.stack([sight.position for sight in sights])),
             caches,
             torch.stack([sight.position for sight in sights]),
             (model.fast_norm.weight, RMSNorm.EPSILON),

@@ -168,11 +168,14 @@ class FrameWriter:
 
         Of each codebook `rotation` complex64 [codebooks, B, head width / 2] and `position` [codebooks, B], both as in
         `run_layers`; the float32 `caches` of a frame; the gain and the epsilon of the root-mean-square normalization
-        before the logits, and the map that makes them; and of every code the vector [codes, width] that follows it.
+        before the logits, and the map without bias that makes them; and of every code the vector [codes, width] that
+        follows it.
         """
         self._layers, self._output = layers, output
         self._rotation, self._position = rotation.contiguous(), position.contiguous()
-        self._caches, (self._gain, epsilon), self._embeddings = caches, norm, embeddings.contiguous()
+        # Detached: a parameter that is moved takes its memory along.
+        self._caches, self._gain, epsilon = caches, norm[0].detach(), norm[1]
+        self._embeddings = embeddings.detach().contiguous()
         self._books, self._batch = position.shape
         self._matrix = _Matrix(
             output.panels.data_ptr(), pointer(output.scale), None, output.vecs, output.inputs, output.outputs
@@ -192,7 +195,12 @@ class FrameWriter:
         self, hidden: Tensor, uniform: Tensor, greedy: Tensor, top_p: float, temperature: float
     ) -> tuple[Tensor, Tensor]:
         """Map hidden states [B, width] to codes [codebooks, B], drawn as `draw_codes` does, and their logits
-        [codebooks, B, codes]; `uniform` is [codebooks, B]."""
+        [codebooks, B, codes]; `uniform` is [codebooks, B].
+
+        Raises ValueError for another number of sequences.
+        """
+        if hidden.shape != (self._batch, self._output.inputs) or uniform.shape != (self._books, self._batch):
+            raise ValueError(f"{len(hidden)} hidden states where {self._batch} sequences are written")
         hidden, uniform, greedy = hidden.contiguous(), uniform.contiguous(), greedy.contiguous()
         codes = torch.empty(self._books, self._batch, dtype=torch.int64)
         logits = torch.empty(self._books, self._batch, self._output.outputs)

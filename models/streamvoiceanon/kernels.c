@@ -658,8 +658,9 @@ void draw_codes(const float *logits, const float *uniform, const uint8_t *greedy
 
 /* Write a frame, code after code, as `AcousticLM.write_frame` and `draw_codes` do: hidden [batch, width]; of every codebook
  * rotation [batch, width of a head], position [batch] and uniform [batch], and codes [batch] and logits [batch, codes] as
- * they come out. `scratch` holds, for each row, 7 widths and 3 times the hidden width, the scores, and what `draw_codes`
- * needs; `order` is as there. */
+ * they come out. `gain` and `epsilon` are of the normalization before `output`, which makes logits of `kind` weights;
+ * embeddings [codes, width]; float32 caches [batch, heads, books, width of a head]. `scratch` holds, for each row, 7 widths,
+ * 3 times the hidden width and the scores, and, once, the values of `draw_codes`; `order` is as there. */
 void write_frame(const layer *const *layers, int64_t count, const float *hidden, const float *rotation, void *const *keys,
                  void *const *values, const int64_t *position, const float *gain, float epsilon, const matrix *output,
                  int64_t kind, const float *embeddings, const float *uniform, const uint8_t *greedy, int64_t *codes,

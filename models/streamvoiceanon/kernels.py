@@ -205,8 +205,8 @@ def _packed(rows: Tensor, scale: Tensor | None, kind: WeightType) -> PackedWeigh
 
 
 def pack_residual(weight: Tensor, kind: WeightType) -> PackedWeights:
-    """Pack weights [channels, taps, channels] for `PackedResidualBlocks`: float32, or where `kind` is less exact and
-    this processor has tiles, for those.
+    """Pack weights [channels, taps, channels] for `fused.PackedResidualBlocks`: float32, or where `kind` is less exact
+    and this processor has tiles, for those.
 
     Each weight is then two bfloat16 numbers, whose sum has the 16 leading bits of it: [blocks of 16 outputs, taps,
     blocks of inputs, high and low, pairs of inputs, 16 outputs, 2].

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from models.streamvoiceanon import Config, StreamVoiceAnon, Voice, kernels
-from models.streamvoiceanon.acoustic_lm import AcousticLM
+from models.streamvoiceanon.acoustic_lm import AcousticLM, AcousticLMConfig
 from models.streamvoiceanon.frontend import FRAME_SAMPLES
 from models.streamvoiceanon.generation import Prompt, WriterBatch, sample
+from models.streamvoiceanon.linear import pack
+from models.streamvoiceanon.training.initial import initialise
 
 CLEAR = Path("/proc/self/clear_refs")
 needs_kernels = pytest.mark.skipif(not kernels.available(), reason="only the compiled kernels promise equal bits")
@@ -89,6 +91,26 @@ def test_a_frame_in_one_call_is_what_its_codes_are_one_by_one(
             one_by_one, seen = write_one_by_one(lm, hidden, uniform, greedy)
             assert torch.equal(codes.T, one_by_one)
             assert torch.equal(logits, seen)
+
+
+@needs_kernels
+@pytest.mark.parametrize("codebooks", [3, 17])
+@pytest.mark.parametrize("codes", [7, 37])
+def test_frames_of_any_shape_are_written_in_one_call(codebooks: int, codes: int) -> None:
+    sizes = AcousticLMConfig(width=40, heads=4, hidden=48, fast_layers=2, codebooks=codebooks, acoustic_codes=codes)
+    lm = AcousticLM(sizes)
+    initialise(lm, 0)
+    pack(lm.eval().requires_grad_(False), "int8")
+    draw = torch.Generator().manual_seed(0)
+    hidden, uniform = 9 * torch.randn(2, 40, generator=draw), torch.rand(codebooks, 2, generator=draw)
+    writer, greedy = lm.fast_state(2).writer, torch.tensor([False, True])
+    assert writer is not None
+    written, logits = writer(hidden, uniform, greedy, 0.9, 0.8)
+    one_by_one, seen = write_one_by_one(lm, hidden, uniform, greedy)
+    assert torch.equal(written.T, one_by_one)
+    assert torch.equal(logits, seen)
+    with pytest.raises(ValueError, match="1 hidden states where 2 sequences"):
+        writer(hidden[:1], uniform[:, :1], greedy, 0.9, 0.8)
 
 
 def write_one_by_one(lm: AcousticLM, hidden: Tensor, uniform: Tensor, greedy: Tensor) -> tuple[Tensor, Tensor]:
