@@ -95,7 +95,7 @@ def test_a_stream_gives_what_the_whole_gives(model: StreamVoiceAnon, waves: list
     # Whisper's trunk is PyTorch's, whose sums differ with the chunk: shares differ in their last digits, and a code on
     # the border may fall to the other side. 0.0033 is the most that was seen of it.
     content = likeliest(model.encode_content(wave))
-    frames = model.open_batch(1)._encoder
+    frames = model.content_encoder.initial_state(1, chunk=1)
     again = []
     for part in wave[: len(wave) // 640 * 640].split(640):
         codes, frames = model.content_encoder(part.unsqueeze(0), frames)
