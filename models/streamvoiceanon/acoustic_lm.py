@@ -190,11 +190,12 @@ class AcousticLM(nn.Module):
         layers = [layer.packed for layer in model.fast_layers if isinstance(layer.packed, fused.PackedLayer)]
         if not layers or model.fast_output.packed is None:
             return None
+        position = torch.stack([sight.position for sight in sights])
         return fused.FrameWriter(
             layers,
-            rotations(self.rotary, torch.stack([sight.position for sight in sights])),
+            rotations(self.rotary, position),
             caches,
-            torch.stack([sight.position for sight in sights]),
+            position,
             (model.fast_norm.weight, RMSNorm.EPSILON),
             model.fast_output.packed,
             model.fast_embeddings.weight,
