@@ -203,8 +203,9 @@ def read_document(folder: Path) -> dict[str, Any]:
         document: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"the checkpoint in {folder} cannot be read: {_first_line(error)}") from None
-    if document.get("format") != FORMAT:
-        raise CheckpointError(f"{folder / CONFIG_FILE} is of format {document.get('format')!r}, not {FORMAT!r}")
+    found = document.get("format") if isinstance(document, dict) else document
+    if found != FORMAT:
+        raise CheckpointError(f"{folder / CONFIG_FILE} is of format {found!r}, not {FORMAT!r}")
     return document
 
 

@@ -222,3 +222,10 @@ def test_a_scale_that_fits_no_matrix_is_refused(scale: torch.Tensor) -> None:
         expanded({"wide": torch.zeros(64, 80, dtype=torch.int8), "wide.row_scale": scale})
     with pytest.raises(ValueError, match="for no matrix"):
         expanded({"wide.row_scale": torch.ones(64)})
+
+
+@pytest.mark.parametrize("text", ["[]", "7", "null", '{"format": "another"}'])
+def test_a_configuration_of_another_format_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / checkpoint.CONFIG_FILE).write_text(text)
+    with pytest.raises(CheckpointError, match="is of format"):
+        checkpoint.read_document(tmp_path)
